@@ -1,0 +1,470 @@
+"""Every setting of a project, in pipeline order.
+
+The description under a setting is its help, its row in ``docs/settings.md`` and its text in the JSON schema.
+``None`` means "derive it"; ``wyrmling plan`` prints what was derived and why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from wyrmling.core.energy import Meter
+from wyrmling.core.errors import BadSetting, UsageError
+
+PROJECT_FILE = "wyrmling.toml"
+
+Task = Literal["complete", "chat", "classify", "tag", "answer", "summarize"]
+TrainObjective = Literal["causal", "masked", "sft", "classify", "tag"]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+# TOML has arrays; strict pydantic would refuse them for a tuple.
+Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class Budget(Section):
+    hours: float | None = Field(default=None, gt=0)
+    """Wall-clock hours that training may take. None: no limit."""
+    usd: float | None = Field(default=None, gt=0)
+    """Money that one run may cost, in US dollars. None: no limit."""
+    kwh: float | None = Field(default=None, gt=0)
+    """Energy that one run may use, in kilowatt-hours. None: no limit."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory that training may take, in GB. None: what the machine has."""
+
+
+class Objective(Section):
+    goal: str | None = None
+    """The job of the model in one sentence, for the reports."""
+    task: Task
+    """What the model does: complete, chat, classify, tag, answer or summarize."""
+    accept: Strings = ()
+    """Conditions that the model must meet on the test rows, such as "macro_f1 >= 0.85" or "recall[refund] >= 0.8"."""
+    budget: Budget = Budget()
+
+
+class Source(Section):
+    """One origin of rows. Give `path`, or `url` with `query`."""
+
+    path: str | None = None
+    """A file, a folder or a glob, relative to the project folder."""
+    url: str | None = None
+    """A database as a SQLAlchemy URL; sqlite paths are relative to the project folder."""
+    query: str | None = None
+    """The SQL query whose rows are read."""
+    format: Literal["txt", "md", "csv", "tsv", "json", "jsonl", "parquet", "html", "pdf", "conll"] | None = None
+    """The format of the files. None: by suffix and content."""
+    text: str | None = None
+    """The column that holds the text."""
+    label: str | None = None
+    """The column that holds the label."""
+    prompt: str | None = None
+    """The column that holds the prompt or question."""
+    response: str | None = None
+    """The column that holds the response or answer."""
+    messages: str | None = None
+    """The column that holds a list of {role, content} messages."""
+    words: str | None = None
+    """The column that holds a list of words, for tagging."""
+    tags: str | None = None
+    """The column that holds one tag per word."""
+    separator: str | None = None
+    """The string between two documents of one text file. None: a file is one document."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """The character between two cells of a CSV file. None: found from the file."""
+    encoding: str | None = None
+    """The text encoding of the files. None: found from each file."""
+    split: Literal["train", "val", "test"] | None = None
+    """Use all rows of this source for one split, such as an official test file. None: split by `data.split`."""
+    licence: str | None = None
+    """The licence of the data, for the data card."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path, or url and query")
+        if (self.url is None) != (self.query is None):
+            raise ValueError("url and query belong together")
+        if (self.words is None) != (self.tags is None):
+            raise ValueError("words and tags belong together")
+        if (self.prompt is None) != (self.response is None):
+            raise ValueError("prompt and response belong together")
+        return self
+
+
+class Clean(Section):
+    unicode: bool = True
+    """Repair mojibake, normalise to NFC, and drop control characters and stray whitespace."""
+    profile: Literal["web", "manuals", "code", "chat", "table"] | None = None
+    """The set of quality rules for running text. None: no quality rules."""
+    pii: Literal["mask", "keep"] = "mask"
+    """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by placeholders, or keep them."""
+    region: str = "US"
+    """The country (ISO code) that phone numbers without a prefix belong to."""
+    min_chars: int = Field(default=1, ge=1)
+    """Rows whose text is shorter are dropped, in characters."""
+
+
+class Dedup(Section):
+    exact: bool = True
+    """Drop rows whose text, in matching form, was seen before."""
+    near: bool = True
+    """Drop running text that is nearly the same as a kept one; labelled rows stay but share a split."""
+    threshold: float = Field(default=0.75, gt=0, le=1)
+    """Jaccard similarity of 5-word shingles from which two texts are near-duplicates."""
+
+
+class Split(Section):
+    val: float | None = Field(default=None, ge=0, lt=1)
+    """Share of rows held out to watch training. None: 10 %, at most 2,000 rows."""
+    test: float | None = Field(default=None, ge=0, lt=1)
+    """Share of rows held out for the final evaluation. None: 10 %, or 0 where a source is the test set."""
+    group: str | None = None
+    """A column whose equal values stay in one split, such as a customer or thread."""
+
+
+class Data(Section):
+    sources: dict[str, Source] = Field(min_length=1)
+    """The origins of rows, by name."""
+    clean: Clean = Clean()
+    dedup: Dedup = Dedup()
+    split: Split = Split()
+
+
+class Tokenizer(Section):
+    vocab_size: int | None = Field(default=None, ge=264, le=262_144)
+    """Tokens in the vocabulary, special ones included. None: from the size of the training text."""
+
+
+class Model(Section):
+    base: str = "scratch"
+    """The model to start from: "scratch", a model folder, or a registry name of this project."""
+    layers: int | None = Field(default=None, ge=1)
+    """Transformer blocks. None: from the amount of training text and the budget."""
+    width: int | None = Field(default=None, ge=16, multiple_of=16)
+    """Size of the hidden state. None: 64 per layer, within the budget."""
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads. None: width / 64, at least 2."""
+    kv_heads: int | None = Field(default=None, ge=1)
+    """Key and value heads (grouped-query attention). None: as many as heads."""
+    ffn: int | None = Field(default=None, ge=16)
+    """Size of the feed-forward layer. None: about 8/3 of the width."""
+    context: int | None = Field(default=None, ge=8)
+    """The longest text in tokens. None: from the lengths in the training data."""
+
+
+class TrainStep(Section):
+    """One training step; each starts from the model of the one before."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """The name of the step, for folders and the command line."""
+    objective: TrainObjective
+    """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify (labels) or tag (word tags)."""
+    method: Literal["full", "probe"] = "full"
+    """Which weights move: full (all) or probe (only the head)."""
+    sources: Strings | None = None
+    """Names of the sources to learn from. None: every source with rows that fit the objective."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training rows. None: derived from the amount of data."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; wins over epochs. None: from epochs."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per optimizer step. None: derived."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass; a smaller value needs less memory and gives the same result. None: derived."""
+    optimizer: Literal["muon", "adamw"] | None = None
+    """muon (matrices; AdamW for the rest) or adamw. None: muon when training from scratch."""
+    lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the matrices; other groups keep their ratio to it. None: derived."""
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
+    """How the learning rate falls: wsd (warm up, hold, decay), cosine, linear or constant."""
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    decay: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps in which a wsd schedule falls."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decoupled weight decay of the matrices. None: derived."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm for AdamW groups; 0 switches clipping off."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Share of hidden values dropped while training. None: 0.1 for classify and tag, else 0."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target probability spread over all classes (classify and tag)."""
+    mask_rate: float = Field(default=0.3, gt=0, lt=1)
+    """Share of tokens hidden by the masked objective."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Optimizer steps between two looks at the validation rows. None: about ten looks per run."""
+    patience: int | None = Field(default=None, ge=1)
+    """Looks without improvement after which training stops early. None: never."""
+    save_every_seconds: float = Field(default=60.0, ge=0)
+    """Seconds between two checkpoints; 0 saves after every step."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Resumable checkpoints kept while training."""
+
+
+class Evaluate(Section):
+    baselines: bool = True
+    """Also fit and score the cheap baselines on the same rows."""
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples behind each interval."""
+
+
+class Serve(Section):
+    host: str = "127.0.0.1"
+    """Address to listen on; any other than loopback requires an API key."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    max_sequences: int = Field(default=8, ge=1)
+    """Answers generated at the same time."""
+    max_queue: int = Field(default=64, ge=0)
+    """Requests that may wait; more are refused with 503."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Tokens generated when a request names no limit."""
+    log_prompts: bool = False
+    """Keep prompts and answers with the usage records."""
+
+
+class Machine(Section):
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to train and serve. None: cuda when there is one."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads. None: the physical cores."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Arithmetic of the matrix products. None: bfloat16 where a short probe finds it faster."""
+    watts: float | None = Field(default=None, gt=0)
+    """Power of the machine under load, in watts, when no meter can be read. None: an estimate from the CPU and GPU."""
+    usd_per_hour: float = Field(default=0.0, ge=0)
+    """Rent of the machine, in US dollars per hour."""
+    usd_per_kwh: float = Field(default=0.15, ge=0)
+    """Price of electricity, in US dollars per kWh."""
+    country: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    """Country (ISO 3166 alpha-3) whose grid feeds the machine. None: the world average."""
+    pue: float = Field(default=1.0, ge=1)
+    """Power usage effectiveness of the data centre: total power over computer power."""
+
+
+class Settings(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name of the project and of its models in the registry."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random choice."""
+    database: str | None = None
+    """The project database as a SQLAlchemy URL. None: wyrmling.db in the project folder."""
+    objective: Objective
+    data: Data
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    train: Annotated[tuple[TrainStep, ...], BeforeValidator(_tuple)] = ()
+    """Training steps in order. None given: derived from the task."""
+    evaluate: Evaluate = Evaluate()
+    serve: Serve = Serve()
+    machine: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        names = [step.name for step in self.train]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two train steps are named {name!r}")
+        for step in self.train:
+            for source in step.sources or ():
+                if source not in self.data.sources:
+                    raise ValueError(
+                        f"train.{step.name}.sources names {source!r}, but data.sources has {sorted(self.data.sources)}"
+                    )
+        return self
+
+
+# The steps of a project that names none, by task.
+DEFAULT_STEPS: dict[str, tuple[TrainStep, ...]] = {
+    "complete": (TrainStep(name="pretrain", objective="causal"),),
+    "chat": (TrainStep(name="pretrain", objective="causal"), TrainStep(name="tune", objective="sft")),
+    "answer": (TrainStep(name="pretrain", objective="causal"), TrainStep(name="tune", objective="sft")),
+    "summarize": (TrainStep(name="pretrain", objective="causal"), TrainStep(name="tune", objective="sft")),
+    "classify": (TrainStep(name="pretrain", objective="masked"), TrainStep(name="tune", objective="classify")),
+    "tag": (TrainStep(name="pretrain", objective="masked"), TrainStep(name="tune", objective="tag")),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project folder and its settings."""
+
+    root: Path
+    settings: Settings
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def steps(self) -> tuple[TrainStep, ...]:
+        """The training steps, derived from the task when the file names none."""
+        return self.settings.train or DEFAULT_STEPS[self.settings.objective.task]
+
+    def meter(self) -> Meter:
+        """A new meter with the prices and power of `[machine]`."""
+        machine = self.settings.machine
+        return Meter(
+            watts=machine.watts,
+            usd_per_hour=machine.usd_per_hour,
+            usd_per_kwh=machine.usd_per_kwh,
+            country=machine.country,
+            pue=machine.pue,
+        )
+
+    @property
+    def database_url(self) -> str:
+        return self.settings.database or f"sqlite:///{self.root / 'wyrmling.db'}"
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder upward from `start` that holds a project file.
+
+    Raises   UsageError when there is none.
+    """
+    for folder in (start, *start.parents):
+        if (folder / PROJECT_FILE).is_file():
+            return folder
+    raise UsageError(
+        f"no {PROJECT_FILE} in {start} or above it",
+        fix="name the project folder with --project DIR, or make one with: wyrmling init DIR",
+    )
+
+
+def load(folder: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
+    """The project in `folder`, with `section.key=value` overrides applied.
+
+    Raises   UsageError for a missing project file or a bad override; BadSetting for a bad project file.
+    """
+    root = folder.expanduser().resolve()
+    path = root / PROJECT_FILE
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist", fix=f"make a project with: wyrmling init {folder}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"not valid TOML: {error}", where=path, fix="mend the line that the message names") from error
+    settings = parse(raw, where=PROJECT_FILE)
+    if overrides:
+        for override in overrides:
+            raw = _override(raw, settings, override)
+        try:
+            settings = parse(raw, where="--set")
+        except BadSetting as error:
+            raise UsageError(error.what, where=error.where, fix=error.fix) from error
+    return Project(root=root, settings=settings)
+
+
+def parse(raw: dict[str, Any], *, where: str) -> Settings:
+    """Validated settings. Raises BadSetting that names each bad setting and the nearest known one."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(problem, raw) for problem in error.errors()]
+        raise BadSetting(
+            "\n".join(problems), where=where, fix="the settings are described in docs/settings.md and by: wyrmling schema"
+        ) from error
+
+
+def _explain(problem: Any, raw: dict[str, Any]) -> str:
+    location = problem["loc"]
+    name = _dotted(location, raw)
+    if problem["type"] == "extra_forbidden":
+        key = str(location[-1])
+        near = difflib.get_close_matches(key, _known_keys(location[:-1]), n=1)
+        prefix = name[: -len(key)]
+        return f"{name}: unknown setting" + (f", did you mean {prefix}{near[0]}?" if near else "")
+    if problem["type"] == "missing":
+        return f"{name}: required setting is missing"
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {text}" if name else text
+    return f"{name} = {json.dumps(problem['input'], default=str)}: {text}"
+
+
+def _dotted(location: tuple[str | int, ...], raw: Any) -> str:
+    """`train.tune.lr` rather than `train.1.lr`: list items are called by their name."""
+    parts: list[str] = []
+    at = raw
+    for part in location:
+        try:
+            at = at[part]
+        except (KeyError, IndexError, TypeError):
+            at = None
+        named = isinstance(part, int) and isinstance(at, dict) and "name" in at
+        parts.append(str(at["name"]) if named else str(part))
+    return ".".join(parts)
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    section: type[BaseModel] = Settings
+    for part in location:
+        if isinstance(part, int) or section is Data and part not in section.model_fields:
+            continue
+        if part not in section.model_fields:
+            continue
+        inner = _section_of(section.model_fields[str(part)].annotation)
+        section = inner or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _section_of(inner)) is not None:
+            return found
+    return None
+
+
+def _override(raw: dict[str, Any], settings: Settings, text: str) -> dict[str, Any]:
+    """`raw` with one `a.b.c=value` applied. Values are TOML; anything else is taken as text."""
+    key, equals, value_text = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text!r} is not of the form section.key=value", fix="for example --set train.tune.lr=1e-4")
+    try:
+        value = tomllib.loads(f"value = {value_text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = value_text.strip()
+    changed: dict[str, Any] = json.loads(json.dumps(raw, default=str))
+    at: Any = changed
+    *path, last = key.strip().split(".")
+    if path and path[0] == "train" and not changed.get("train"):
+        changed["train"] = [s.model_dump(exclude_defaults=True) for s in DEFAULT_STEPS[settings.objective.task]]
+    for part in path:
+        if isinstance(at, list):
+            found = [item for item in at if item.get("name") == part]
+            if not found:
+                names = [item.get("name") for item in at]
+                raise UsageError(f"--set {key}: there is no train step {part!r}", fix=f"the steps are {names}")
+            at = found[0]
+        else:
+            at = at.setdefault(part, {})
+            if not isinstance(at, (dict, list)):
+                raise UsageError(f"--set {key}: {part!r} is a value, not a section")
+    if isinstance(at, list):
+        raise UsageError(f"--set {key}: name the train step, as in train.tune.{last}=...")
+    at[last] = value
+    return changed
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the project file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": PROJECT_FILE, **Settings.model_json_schema()}

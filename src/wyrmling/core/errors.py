@@ -1,0 +1,74 @@
+"""The errors a user can meet. Each one says what happened, where, and what to do.
+
+WyrmlingError            exit 1   something the message tells how to mend
+├── BadInput             exit 1   a file, row, page or query of the user's data
+├── BadSetting           exit 1   a setting in the project file
+├── CorruptArtifact      exit 1   a file wyrmling wrote is not what it wrote
+├── NothingToLearn       exit 1   training would run, but learn nothing
+├── UsageError           exit 2   wrong command line
+├── GateRefused          exit 3   a check said no: acceptance, parity
+├── Inconclusive         exit 4   the test rows cannot tell
+└── Interrupted          exit 75  stopped by a signal, the work so far is saved
+"""
+
+
+class WyrmlingError(Exception):
+    """An error whose message is meant for the user.
+
+    what   one sentence: what happened, with the offending value
+    where  the file and row, the page, or the setting
+    fix    what to do about it
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        lines = [what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if fix:
+            lines.append(f"  fix:   {fix}")
+        super().__init__("\n".join(lines))
+
+
+class BadInput(WyrmlingError):
+    """The user's data can't be used as it is."""
+
+
+class BadSetting(WyrmlingError):
+    """A setting is unknown, of the wrong type, or contradicts another."""
+
+
+class CorruptArtifact(WyrmlingError):
+    """A file of an artifact, checkpoint or model folder is missing or changed."""
+
+
+class NothingToLearn(WyrmlingError):
+    """The training rows hold nothing that the objective could learn."""
+
+
+class UsageError(WyrmlingError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class GateRefused(WyrmlingError):
+    """A check said no: an acceptance criterion failed, or answers differ from the trained model's."""
+
+    exit_code = 3
+
+
+class Inconclusive(WyrmlingError):
+    """The evidence is too thin to accept or refuse."""
+
+    exit_code = 4
+
+
+class Interrupted(WyrmlingError):
+    """Stopped by a signal after saving; the same command goes on from there."""
+
+    exit_code = 75

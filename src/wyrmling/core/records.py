@@ -1,0 +1,49 @@
+"""The shapes that travel between the data stage and the stages after it.
+
+`examples.parquet` of a data artifact has one row per kept record, in the columns of `EXAMPLE_SCHEMA`; which columns are
+filled depends on `kind`. `ledger.parquet` has one row per record read, in the columns of `LEDGER_SCHEMA`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyarrow as pa
+
+Kind = Literal["document", "labelled", "tagged", "conversation"]
+SplitName = Literal["train", "val", "test"]
+Verdict = Literal["kept", "changed", "dropped", "error"]
+
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.string()),  # 16 hexadecimal digits, stable over reruns
+        ("source", pa.string()),  # name under data.sources
+        ("origin", pa.string()),  # where a person finds it: "data/tickets.csv:12", "guide.pdf page 3"
+        ("kind", pa.string()),  # document | labelled | tagged | conversation
+        ("split", pa.string()),  # train | val | test
+        ("text", pa.string()),  # document, labelled; for tagged the words joined by spaces
+        ("label", pa.string()),  # labelled
+        ("words", pa.list_(pa.string())),  # tagged
+        ("tags", pa.list_(pa.string())),  # tagged, BIO, one per word
+        ("messages", pa.list_(MESSAGE)),  # conversation
+        ("cluster", pa.string()),  # near-duplicate cluster, null when alone
+    ]
+)
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("source", pa.string()),
+        ("origin", pa.string()),
+        ("verdict", pa.string()),  # kept | changed | dropped | error; changed rows are kept too
+        ("rule", pa.string()),  # what decided: "exact_duplicate", "empty", "unreadable", "unicode,pii" ...
+        ("value", pa.string()),  # the measured value or the error message; never the private text itself
+        ("threshold", pa.string()),
+        ("kept_id", pa.string()),  # for a duplicate: the row that was kept instead
+        ("cluster", pa.string()),
+        ("redactions", pa.string()),  # JSON {type: count}
+        ("split", pa.string()),
+    ]
+)
