@@ -25,7 +25,16 @@ class Cost:
 class Meter:
     """Measures the work between entering and leaving it; `cost()` also answers in between."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        watts: float | None = None,
+        usd_per_hour: float = 0.0,
+        usd_per_kwh: float = 0.15,
+        country: str | None = None,
+        pue: float = 1.0,
+    ) -> None:
+        self._watts, self._prices, self._country, self._pue = watts, (usd_per_hour, usd_per_kwh), country, pue
         self._start = 0.0
         self._end: float | None = None
 
