@@ -1,0 +1,520 @@
+"""The project database: models and their aliases, usage, feedback, API keys, forecasts.
+
+SQLite in the project folder by default, any SQLAlchemy URL otherwise. Model versions never change once registered;
+`champion`, `challenger` and `previous` are names that point at them, so promoting and rolling back move a pointer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, NoSuchModuleError, SQLAlchemyError
+
+from wyrmling.core import tables
+from wyrmling.core.artifact import file_digest
+from wyrmling.core.errors import BadInput, BadSetting, CorruptArtifact, UsageError
+
+# A writer waits this long for another process to finish its transaction.
+BUSY_MILLISECONDS = 10_000
+
+Alias = Literal["champion", "challenger", "previous"]
+ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the microsecond: rows sort by it as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One registered version of a model: the folder that holds it and the aliases that point at it."""
+
+    name: str
+    version: int
+    path: Path
+    digest: str
+    created: str
+    metrics: dict[str, Any]
+    verdict: str | None
+    aliases: tuple[Alias, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"path": str(self.path), "aliases": list(self.aliases)}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One answered request. `id` is the answer's id on the wire; prompt and answer are None unless logging is on."""
+
+    id: str
+    endpoint: str
+    model: str
+    model_digest: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    wh: float
+    finish_reason: str
+    prompt_sha256: str
+    key_id: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    created: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a person said about one answer: a rating of -1, 0 or 1, what it should have been, a remark."""
+
+    id: str
+    answer_id: str
+    model_digest: str
+    rating: int | None = None
+    correction: str | None = None
+    comment: str | None = None
+    key_id: str | None = None
+    status: str = "new"
+    created: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key as it is kept: never the secret itself."""
+
+    id: str
+    name: str
+    prefix: str
+    created: str
+    revoked: str | None
+
+
+@dataclass(frozen=True)
+class ForecastRecord:
+    """What was forecast for a piece of work on a machine, and what it took."""
+
+    machine: str
+    work: str
+    forecast: dict[str, Any]
+    actual: dict[str, Any]
+    created: str
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of every file in `folder`: what a model version is identified by.
+
+    Raises   BadInput when the folder is missing or empty.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise BadInput("there is no model in this folder", where=folder, fix="train one with: wyrmling run")
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+    return whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open project database. Made by `Store.open`; safe to use from several threads."""
+
+    url: str
+    _reader: sa.Engine
+    _writer: sa.Engine
+    _root: Path | None
+
+    @staticmethod
+    def open(url: str) -> Store:
+        """The database at `url`, with its tables made when they are missing.
+
+        url      a SQLAlchemy URL, such as sqlite:///folder/wyrmling.db
+        Raises   BadSetting for a URL that can't be used; BadInput for a database of a newer wyrmling;
+                 CorruptArtifact for a file that isn't a database
+        """
+        reader, writer, root = _connect(url)
+        store = Store(url, reader, writer, root)
+        with store._write() as connection:
+            tables.metadata.create_all(connection)
+            found = connection.execute(
+                sa.select(tables.about.c.value).where(tables.about.c.key == "schema_version")
+            ).scalar()
+            if found is None:
+                connection.execute(tables.about.insert().values(key="schema_version", value=str(tables.SCHEMA_VERSION)))
+            elif int(found) > tables.SCHEMA_VERSION:
+                raise BadInput(
+                    f"the database has schema {found}, but this wyrmling knows schema {tables.SCHEMA_VERSION}",
+                    where=store._shown,
+                    fix="install the wyrmling that wrote it, or a newer one",
+                )
+        return store
+
+    def close(self) -> None:
+        """Let go of the file or the server connection."""
+        self._reader.dispose()
+
+    @property
+    def _shown(self) -> str:
+        return sa.make_url(self.url).render_as_string(hide_password=True)
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        with self._errors(), self._writer.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        with self._errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise _explained(error, self._shown) from error
+
+    # models
+
+    def register_model(
+        self, name: str, path: Path, digest: str, metrics: dict[str, Any], verdict: str | None = None
+    ) -> int:
+        """The version number of this model under `name`; the newest one becomes the challenger.
+
+        digest   what `folder_digest(path)` says; a digest that is registered already keeps its version
+        verdict  PASS, FAIL or INCONCLUSIVE of its evaluation; None when it has none
+        """
+        _check_name(name)
+        with self._write() as connection:
+            known = connection.execute(
+                sa.select(tables.models.c.id, tables.models.c.version).where(
+                    tables.models.c.name == name, tables.models.c.digest == digest
+                )
+            ).first()
+            if known is not None:
+                # A rerun may have moved the folder or measured again; the weights are the same.
+                connection.execute(
+                    tables.models.update()
+                    .where(tables.models.c.id == known.id)
+                    .values(path=self._stored(path), metrics=_plain(metrics), verdict=verdict)
+                )
+                return int(known.version)
+            newest = connection.execute(
+                sa.select(sa.func.max(tables.models.c.version)).where(tables.models.c.name == name)
+            ).scalar()
+            version = (newest or 0) + 1
+            model_id = connection.execute(
+                tables.models.insert().values(
+                    name=name,
+                    version=version,
+                    path=self._stored(path),
+                    digest=digest,
+                    created=now(),
+                    metrics=_plain(metrics),
+                    verdict=verdict,
+                )
+            ).inserted_primary_key
+            assert model_id is not None  # every dialect of SQLAlchemy reports the key of a single inserted row
+            _point(connection, name, "challenger", int(model_id[0]))
+            return version
+
+    def resolve(self, reference: str) -> ModelRecord:
+        """The model version that a reference names.
+
+        reference  `name` (its champion), `name:3` (version 3), or `name:champion`, `name:challenger`, `name:previous`
+        Raises     UsageError when there is no such model, listing what there is
+        """
+        name, _, which = reference.partition(":")
+        which = which or "champion"
+        records = [record for record in self.list_models() if record.name == name]
+        for record in records:
+            if which in record.aliases or which == str(record.version):
+                return record
+        if not records:
+            names = sorted({record.name for record in self.list_models()})
+            known = f"the registered models are {', '.join(names)}" if names else "no model is registered yet"
+            raise UsageError(
+                f"there is no model named {name!r}: {known}", fix="train and register one with: wyrmling run"
+            )
+        versions = ", ".join(str(record.version) for record in records)
+        if which == "champion":
+            raise UsageError(
+                f"{name} has no champion yet; its versions are {versions}",
+                fix=f"promote one with: wyrmling models promote {name}:{records[-1].version}, "
+                f"or name it as {name}:{records[-1].version}",
+            )
+        raise UsageError(
+            f"{name} has no version or alias {which!r}; its versions are {versions}",
+            fix=f"aliases are {', '.join(ALIASES)}",
+        )
+
+    def promote(self, reference: str) -> ModelRecord:
+        """The new champion. `name` promotes the challenger, `name:3` version 3; the old champion becomes `previous`.
+
+        Promoting the champion again changes nothing. Raises UsageError when there is no such version.
+        """
+        name, colon, _ = reference.partition(":")
+        has_challenger = any(r.name == name and "challenger" in r.aliases for r in self.list_models())
+        target = self.resolve(reference if colon or not has_challenger else f"{name}:challenger")
+        with self._write() as connection:
+            model_id = _id_of(connection, target)
+            champion = _pointed(connection, name, "champion")
+            if champion != model_id:
+                if champion is not None:
+                    _point(connection, name, "previous", champion)
+                _point(connection, name, "champion", model_id)
+            if _pointed(connection, name, "challenger") == model_id:
+                _point(connection, name, "challenger", None)
+        return self.resolve(f"{name}:{target.version}")
+
+    def rollback(self, name: str) -> ModelRecord:
+        """The champion after champion and previous changed places. Raises UsageError when there is no previous one."""
+        with self._write() as connection:
+            champion, previous = _pointed(connection, name, "champion"), _pointed(connection, name, "previous")
+            if previous is None or champion is None:
+                raise UsageError(
+                    f"{name} has no previous champion to go back to", fix="see the versions with: wyrmling models list"
+                )
+            _point(connection, name, "champion", previous)
+            _point(connection, name, "previous", champion)
+        return self.resolve(name)
+
+    def list_models(self) -> list[ModelRecord]:
+        """Every registered version, by name and then version."""
+        with self._read() as connection:
+            pointers: dict[int, list[Alias]] = {}
+            for row in connection.execute(sa.select(tables.aliases)):
+                pointers.setdefault(row.model_id, []).append(row.alias)
+            rows = connection.execute(
+                sa.select(tables.models).order_by(tables.models.c.name, tables.models.c.version)
+            ).all()
+        return [
+            ModelRecord(
+                name=row.name,
+                version=row.version,
+                path=self._located(row.path),
+                digest=row.digest,
+                created=row.created,
+                metrics=row.metrics,
+                verdict=row.verdict,
+                aliases=tuple(alias for alias in ALIASES if alias in pointers.get(row.id, ())),
+            )
+            for row in rows
+        ]
+
+    def _stored(self, path: Path) -> str:
+        """A path inside the project is kept relative to it, so that the project folder can be moved."""
+        absolute = path.resolve()
+        if self._root is not None and absolute.is_relative_to(self._root):
+            return absolute.relative_to(self._root).as_posix()
+        return str(absolute)
+
+    def _located(self, stored: str) -> Path:
+        return self._root / stored if self._root is not None else Path(stored)
+
+    # usage and feedback
+
+    def add_usage(self, usage: Usage) -> None:
+        """Keep one answered request."""
+        with self._write() as connection:
+            connection.execute(tables.usage.insert().values(asdict(usage)))
+
+    def usage(self, *, since: str | None = None, limit: int | None = None) -> list[Usage]:
+        """The answered requests, newest first. `since` is an ISO 8601 time in UTC."""
+        query = sa.select(tables.usage).order_by(tables.usage.c.created.desc(), tables.usage.c.id)
+        if since is not None:
+            query = query.where(tables.usage.c.created >= since)
+        with self._read() as connection:
+            return [Usage(**row._mapping) for row in connection.execute(query.limit(limit))]
+
+    def find_usage(self, answer_id: str) -> Usage | None:
+        """The request that was answered under this id."""
+        with self._read() as connection:
+            row = connection.execute(sa.select(tables.usage).where(tables.usage.c.id == answer_id)).first()
+        return None if row is None else Usage(**row._mapping)
+
+    def add_feedback(self, feedback: Feedback) -> None:
+        """Keep what a person said about an answer. Raises BadInput when the answer id is unknown."""
+        with self._write() as connection:
+            if (
+                connection.execute(sa.select(tables.usage.c.id).where(tables.usage.c.id == feedback.answer_id)).first()
+                is None
+            ):
+                raise BadInput(f"there is no answer {feedback.answer_id!r}", fix="use the id that came with the answer")
+            connection.execute(tables.feedback.insert().values(asdict(feedback)))
+
+    def feedback(self, *, since: str | None = None, limit: int | None = None) -> list[Feedback]:
+        """The feedback, newest first."""
+        query = sa.select(tables.feedback).order_by(tables.feedback.c.created.desc(), tables.feedback.c.id)
+        if since is not None:
+            query = query.where(tables.feedback.c.created >= since)
+        with self._read() as connection:
+            return [Feedback(**row._mapping) for row in connection.execute(query.limit(limit))]
+
+    # keys
+
+    def create_key(self, name: str) -> tuple[ApiKey, str]:
+        """A new key and its secret, which is known only now: the database keeps its sha256 and first characters."""
+        secret = "sk-" + secrets.token_urlsafe(32)
+        key = ApiKey(id=f"key-{secrets.token_hex(8)}", name=name, prefix=secret[:10], created=now(), revoked=None)
+        with self._write() as connection:
+            connection.execute(tables.keys.insert().values(asdict(key) | {"sha256": _sha256(secret)}))
+        return key, secret
+
+    def check_key(self, secret: str) -> ApiKey | None:
+        """The key this secret belongs to, or None when it is unknown or revoked."""
+        digest = _sha256(secret)
+        with self._read() as connection:
+            rows = connection.execute(
+                sa.select(tables.keys).where(tables.keys.c.prefix == secret[:10], tables.keys.c.revoked.is_(None))
+            ).all()
+        for row in rows:
+            if hmac.compare_digest(row.sha256, digest):
+                return _api_key(row)
+        return None
+
+    def keys(self) -> list[ApiKey]:
+        """Every key, revoked ones included, oldest first."""
+        with self._read() as connection:
+            return [_api_key(row) for row in connection.execute(sa.select(tables.keys).order_by(tables.keys.c.created))]
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        """The key, which no longer opens anything. Raises UsageError when there is no such key."""
+        with self._write() as connection:
+            connection.execute(
+                tables.keys.update()
+                .where(tables.keys.c.id == key_id, tables.keys.c.revoked.is_(None))
+                .values(revoked=now())
+            )
+            row = connection.execute(sa.select(tables.keys).where(tables.keys.c.id == key_id)).first()
+        if row is None:
+            raise UsageError(f"there is no key {key_id!r}", fix=f"the keys are {[key.id for key in self.keys()]}")
+        return _api_key(row)
+
+    # forecasts
+
+    def save_forecast(self, machine: str, work: str, forecast: dict[str, Any], actual: dict[str, Any]) -> None:
+        """Keep what was forecast beside what happened, so that the next forecast on this machine can be corrected."""
+        with self._write() as connection:
+            connection.execute(
+                tables.forecasts.insert().values(
+                    created=now(), machine=machine, work=work, forecast=_plain(forecast), actual=_plain(actual)
+                )
+            )
+
+    def forecasts(self, machine: str) -> list[ForecastRecord]:
+        """The forecasts made on `machine` and what happened, oldest first."""
+        query = sa.select(tables.forecasts).where(tables.forecasts.c.machine == machine).order_by(tables.forecasts.c.id)
+        with self._read() as connection:
+            return [
+                ForecastRecord(row.machine, row.work, row.forecast, row.actual, row.created)
+                for row in connection.execute(query)
+            ]
+
+
+def _connect(url: str) -> tuple[sa.Engine, sa.Engine, Path | None]:
+    """The engine for reading, the same one for writing, and the folder of a SQLite file."""
+    try:
+        parsed = sa.make_url(url)
+        engine = sa.create_engine(parsed)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise BadSetting(
+            f"database: this address can't be used: {error}",
+            where="database",
+            fix="write a SQLAlchemy URL such as sqlite:///wyrmling.db, and install the driver it names",
+        ) from error
+    if parsed.get_backend_name() != "sqlite":
+        return engine, engine, None
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    root = Path(parsed.database).resolve().parent if parsed.database and parsed.database != ":memory:" else None
+    if root is not None and not root.is_dir():
+        raise BadSetting(
+            f"database: the folder {root} does not exist", where="database", fix=f"make it: mkdir -p {root}"
+        )
+    return engine, engine.execution_options(writes=True), root
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    # The driver must not begin transactions by itself; `_begin_sqlite` says when.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"pragma busy_timeout = {BUSY_MILLISECONDS}")
+    cursor.execute("pragma journal_mode = wal")
+    cursor.execute("pragma synchronous = normal")
+    cursor.execute("pragma foreign_keys = on")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A writer takes the lock at once: asking for it after a read fails instead of waiting.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("begin immediate" if writes else "begin")
+
+
+def _explained(error: SQLAlchemyError, where: str) -> Exception:
+    reason = str(getattr(error, "orig", None) or error)
+    if "not a database" in reason or "malformed" in reason:
+        return CorruptArtifact(
+            f"the project database can't be read: {reason}",
+            where=where,
+            fix="restore it from a backup, or move it away",
+        )
+    if isinstance(error, (DatabaseError, InterfaceError)) and "locked" in reason:
+        return BadInput(
+            "another process keeps the project database locked", where=where, fix="stop that process and try again"
+        )
+    return BadInput(
+        f"the project database refused: {reason}", where=where, fix="check the address, the disk and the permissions"
+    )
+
+
+def _check_name(name: str) -> None:
+    if not name or ":" in name or "/" in name:
+        raise UsageError(f"{name!r} can't be a model's name", fix="use letters, digits, '.', '_' and '-'")
+
+
+def _id_of(connection: sa.Connection, record: ModelRecord) -> int:
+    query = sa.select(tables.models.c.id).where(
+        tables.models.c.name == record.name, tables.models.c.version == record.version
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def _pointed(connection: sa.Connection, name: str, alias: Alias) -> int | None:
+    query = sa.select(tables.aliases.c.model_id).where(tables.aliases.c.name == name, tables.aliases.c.alias == alias)
+    return connection.execute(query).scalar()
+
+
+def _point(connection: sa.Connection, name: str, alias: Alias, model_id: int | None) -> None:
+    """Let the alias point at the model, or at nothing."""
+    connection.execute(tables.aliases.delete().where(tables.aliases.c.name == name, tables.aliases.c.alias == alias))
+    if model_id is not None:
+        connection.execute(tables.aliases.insert().values(name=name, alias=alias, model_id=model_id))
+
+
+def _api_key(row: Any) -> ApiKey:
+    return ApiKey(id=row.id, name=row.name, prefix=row.prefix, created=row.created, revoked=row.revoked)
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """The value as JSON keeps it: numpy numbers and paths become plain ones, so no database driver meets them."""
+    plain: dict[str, Any] = json.loads(json.dumps(value, default=_as_json))
+    return plain
+
+
+def _as_json(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
