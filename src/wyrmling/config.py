@@ -379,7 +379,9 @@ def parse(raw: dict[str, Any], *, where: str) -> Settings:
     except ValidationError as error:
         problems = [_explain(problem, raw) for problem in error.errors()]
         raise BadSetting(
-            "\n".join(problems), where=where, fix="the settings are described in docs/settings.md and by: wyrmling schema"
+            "\n".join(problems),
+            where=where,
+            fix="the settings are described in docs/settings.md and by: wyrmling schema",
         ) from error
 
 
@@ -438,7 +440,9 @@ def _override(raw: dict[str, Any], settings: Settings, text: str) -> dict[str, A
     """`raw` with one `a.b.c=value` applied. Values are TOML; anything else is taken as text."""
     key, equals, value_text = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--set {text!r} is not of the form section.key=value", fix="for example --set train.tune.lr=1e-4")
+        raise UsageError(
+            f"--set {text!r} is not of the form section.key=value", fix="for example --set train.tune.lr=1e-4"
+        )
     try:
         value = tomllib.loads(f"value = {value_text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -467,4 +471,8 @@ def _override(raw: dict[str, Any], settings: Settings, text: str) -> dict[str, A
 
 def schema() -> dict[str, Any]:
     """The JSON schema of the project file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": PROJECT_FILE, **Settings.model_json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": PROJECT_FILE,
+        **Settings.model_json_schema(),
+    }

@@ -1,8 +1,9 @@
 """A stage's output folder: content-addressed, written whole or not at all, verified when read.
 
-`runs/<stage>/<name>-<id>/` holds the files of one result and a `manifest.json`, written last: inputs, settings, figures,
-cost, forecast, versions, and the size and sha256 of every file. The id is a hash of what the result depends on, so the
-same question finds the same folder. Work in progress lives beside it in `.<name>-<id>.work`; a rename makes it the result.
+`runs/<stage>/<name>-<id>/` holds the files of one result and a `manifest.json`, written last: inputs, settings,
+figures, cost, forecast, versions, and the size and sha256 of every file. The id is a hash of what the result depends
+on, so the same question finds the same folder. Work in progress lives beside it in `.<name>-<id>.work`; a rename makes
+it the result.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ def open_artifact(path: Path, *, verify: bool = True, reused: bool = False) -> A
         files = manifest["files"]
     except (OSError, ValueError, KeyError) as error:
         raise CorruptArtifact(
-            f"{path.name} has no readable {MANIFEST}", where=path, fix="delete the folder and run the same command again"
+            f"{path.name} has no readable {MANIFEST}",
+            where=path,
+            fix="delete the folder and run the same command again",
         ) from error
     if verify:
         verify_files(path, files)
@@ -188,7 +191,9 @@ def create(runs: Path, key: Key, meter: Meter, *, resume: bool = False) -> Itera
                 shutil.rmtree(work, ignore_errors=True)
             if isinstance(error, OSError) and error.errno == 28:
                 raise BadInput(
-                    "the disk is full", where=runs, fix="free some space and run the same command again; nothing made is lost"
+                    "the disk is full",
+                    where=runs,
+                    fix="free some space and run the same command again; nothing made is lost",
                 ) from error
             raise
         draft.artifact = Artifact(path=final, manifest=manifest)

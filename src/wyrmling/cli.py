@@ -1,0 +1,396 @@
+"""The command line: one short function per verb, which imports its stage when it is called.
+
+Every verb returns an `Answer`. Results go to stdout, as text or with --json as one JSON document; everything else that
+a person may want to read goes to stderr. Errors are one message and an exit code, see `core.errors`.
+"""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wyrmling import __version__
+from wyrmling.core.errors import UsageError, WyrmlingError
+
+app = typer.Typer(
+    name="wyrmling",
+    help="From your documents to your own language model behind an API.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="The models of this project: list, promote, roll back.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb gives back: a document for --json, the text for people, and the exit code."""
+
+    document: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    exit_code: int = 0
+
+
+ProjectOption = Annotated[
+    Path | None,
+    typer.Option("--project", help="The project folder. Default: the nearest one upward.", show_default=False),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ModelOption = Annotated[str, typer.Option("--model", help="A model folder, or a model of this project: NAME, NAME:3.")]
+
+SHARED = {
+    "project": (ProjectOption, None),
+    "overrides": (SetOption, None),
+    "as_json": (JsonOption, False),
+    "quiet": (QuietOption, False),
+    "debug": (DebugOption, False),
+}
+
+
+def verb(function: Callable[..., Answer]) -> Callable[..., None]:
+    """Give a verb the shared options, print its answer, and turn errors into messages and exit codes.
+
+    A verb whose first parameter is `project` is called with the loaded project; if it is `home`, with the option.
+    """
+    own = list(inspect.signature(function).parameters.values())
+    wants = own.pop(0).name if own and own[0].name in ("project", "home") else None
+
+    @functools.wraps(function)
+    def command(**options: Any) -> None:
+        shared = {name: options.pop(name) for name in SHARED}
+        run = functools.partial(_call, function, wants, shared, options)
+        sys.exit(_finish(run, as_json=shared["as_json"], quiet=shared["quiet"], debug=shared["debug"]))
+
+    parameters = own + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in SHARED.items()
+    ]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _call(
+    function: Callable[..., Answer], wants: str | None, shared: dict[str, Any], options: dict[str, Any]
+) -> Answer:
+    if wants is None:
+        return function(**options)
+    if wants == "home":
+        return function(shared["project"], **options)
+    from wyrmling import config
+
+    folder = shared["project"] or config.find_project(Path.cwd())
+    return function(config.load(folder, shared["overrides"] or []), **options)
+
+
+def _finish(run: Callable[[], Answer], *, as_json: bool, quiet: bool, debug: bool) -> int:
+    """Run a verb and print what it gave or what went wrong; the exit code."""
+    from wyrmling.core import log
+
+    log.voice.quiet, log.voice.debug = quiet, debug
+    try:
+        answer = run()
+    except WyrmlingError as error:
+        if debug:
+            raise
+        if as_json:
+            _print(json.dumps({"error": {"message": error.what, "where": error.where, "fix": error.fix}}))
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error: this is a fault in wyrmling: {type(error).__name__}: {error}\n"
+            "  fix:   run the same command with --debug and report what it prints",
+            file=sys.stderr,
+        )
+        return 1
+    if as_json:
+        _print(json.dumps(answer.document, ensure_ascii=False, default=str))
+    elif answer.text:
+        _print(answer.text)
+    return answer.exit_code
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _print(f"wyrmling {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@verb
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    example: Annotated[
+        str | None, typer.Option(help="Copy a shipped example: support-desk, storyteller, newsdesk.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Files to start from; the settings are proposed.")
+    ] = None,
+) -> Answer:
+    """Make a project folder: a shipped example, or a start from your own files."""
+    from wyrmling.flow import init as start
+
+    made = start.init(folder, example=example, source=source)
+    return Answer(made.document(), made.text())
+
+
+@app.command()
+@verb
+def doctor(home: Path | None) -> Answer:
+    """What this machine can do, what will be slow, what is missing."""
+    from wyrmling.flow import doctor as check
+
+    return Answer(*check.report(home))
+
+
+@app.command()
+@verb
+def schema() -> Answer:
+    """Print the JSON schema of wyrmling.toml, for editors."""
+    from wyrmling import config
+
+    document = config.schema()
+    return Answer(document, json.dumps(document, indent=2))
+
+
+@app.command()
+@verb
+def plan(project: Any) -> Answer:
+    """Before anything runs: what is derived and why, and what it will cost."""
+    from wyrmling.flow import plan as planning
+
+    made = planning.plan(project)
+    return Answer(made.document(), made.text())
+
+
+@app.command()
+@verb
+def data(project: Any) -> Answer:
+    """Read, clean, de-duplicate, mask and split the sources."""
+    from wyrmling.flow import stages
+
+    return Answer(*stages.data_answer(stages.data(project)))
+
+
+@app.command()
+@verb
+def tokenizer(project: Any) -> Answer:
+    """Train the tokenizer on the training text and encode every row."""
+    from wyrmling.flow import stages
+
+    return Answer(*stages.tokenizer_answer(stages.tokenizer(project)))
+
+
+@app.command()
+@verb
+def train(
+    project: Any,
+    step: Annotated[str | None, typer.Option(help="Only this [[train]] step.")] = None,
+) -> Answer:
+    """Train every step in order, or go on where the last run stopped."""
+    from wyrmling.flow import stages
+
+    return Answer(*stages.train_answer(stages.train(project, step)))
+
+
+@app.command()
+@verb
+def evaluate(
+    project: Any,
+    model: Annotated[str | None, typer.Option(help="A model folder or name. Default: the last trained.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Score these rows instead of the project's test rows.")] = None,
+) -> Answer:
+    """Score a model on held-out rows beside the cheap baselines, with intervals and a verdict."""
+    from wyrmling.flow import stages
+
+    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test)))
+
+
+@app.command()
+@verb
+def run(project: Any) -> Answer:
+    """Everything in order, data to gate; skips what has not changed."""
+    from wyrmling.flow import run as flow
+
+    done = flow.run(project)
+    return Answer(done.document(), done.text(), done.exit_code)
+
+
+@app.command()
+@verb
+def serve(
+    home: Path | None,
+    model: ModelOption,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: serve.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: serve.port.")] = None,
+) -> Answer:
+    """Serve a model behind an OpenAI-compatible API."""
+    from wyrmling.flow import models
+    from wyrmling.serve import run as server
+
+    project = models.project_of(home, model)
+    server.serve(project, models.resolve(project, model), host=host, port=port)
+    return Answer()
+
+
+@app.command()
+@verb
+def chat(
+    home: Path | None,
+    model: ModelOption,
+    complete: Annotated[str | None, typer.Option(help="Continue this text.")] = None,
+    message: Annotated[str | None, typer.Option(help="Answer this message.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 128,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+) -> Answer:
+    """Ask a model once; prints only the answer."""
+    from wyrmling.flow import models
+    from wyrmling.serve import answer
+
+    if (complete is None) == (message is None):
+        raise UsageError("give one of --complete TEXT and --message TEXT")
+    path = models.resolve(models.project_of(home, model), model)
+    text = (
+        answer.complete(path, complete, greedy=greedy, max_tokens=max_tokens, seed=seed)
+        if complete is not None
+        else answer.message(path, message, greedy=greedy, max_tokens=max_tokens, seed=seed)
+    )
+    return Answer({"text": text}, text)
+
+
+def _texts(text: str | None, file: Path | None) -> list[str]:
+    """The texts of a one-shot question: the argument, or one per line of a file (- is stdin)."""
+    if (text is None) == (file is None):
+        raise UsageError("give either TEXT or --file FILE")
+    if text is not None:
+        return [text]
+    assert file is not None
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read {file}: {error}") from error
+    return [line for line in content.splitlines() if line.strip()]
+
+
+TextArgument = Annotated[str | None, typer.Argument(metavar="TEXT", help="The text.", show_default=False)]
+FileOption = Annotated[Path | None, typer.Option("--file", help="One text per line; - reads stdin.")]
+
+
+@app.command()
+@verb
+def classify(home: Path | None, model: ModelOption, text: TextArgument = None, file: FileOption = None) -> Answer:
+    """The label of a text with its probability."""
+    from wyrmling.flow import models
+    from wyrmling.serve import answer
+
+    path = models.resolve(models.project_of(home, model), model)
+    rows = answer.classify(path, _texts(text, file))
+    return Answer({"data": rows}, "\n".join(f"{r['label']}\t{r['probabilities'][r['label']]:.4f}" for r in rows))
+
+
+@app.command()
+@verb
+def tag(home: Path | None, model: ModelOption, text: TextArgument = None, file: FileOption = None) -> Answer:
+    """The words of a text with their tags."""
+    from wyrmling.flow import models
+    from wyrmling.serve import answer
+
+    path = models.resolve(models.project_of(home, model), model)
+    rows = answer.tag(path, _texts(text, file))
+    return Answer(
+        {"data": rows},
+        "\n".join("\n".join(f"{w}\t{t}" for w, t in zip(r["words"], r["tags"], strict=True)) for r in rows),
+    )
+
+
+@app.command()
+@verb
+def export(
+    home: Path | None,
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    to: Annotated[str, typer.Option(help="The format: hf (a Hugging Face folder).")] = "hf",
+) -> Answer:
+    """Write a model for other tools, after checking that it still gives the trained answers."""
+    from wyrmling.flow import export as exporting
+    from wyrmling.flow import models
+
+    return Answer(*exporting.export(models.resolve(models.project_of(home, model), model), to=to, out=out))
+
+
+@models_app.callback()
+def _models(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_models()
+
+
+@models_app.command("list")
+@verb
+def list_models(project: Any) -> Answer:
+    """Every version with its aliases, scores and verdict."""
+    from wyrmling.flow import models
+
+    return Answer(*models.listing(project))
+
+
+@models_app.command()
+@verb
+def promote(
+    project: Any, name: Annotated[str, typer.Argument(help="The model: NAME:VERSION or NAME:challenger.")]
+) -> Answer:
+    """Make a version the champion; the old champion becomes the previous one."""
+    from wyrmling.flow import models
+
+    return Answer(*models.promote(project, name))
+
+
+@models_app.command()
+@verb
+def rollback(
+    project: Any, name: Annotated[str | None, typer.Argument(help="The model. Default: the project's.")] = None
+) -> Answer:
+    """Make the previous champion the champion again."""
+    from wyrmling.flow import models
+
+    return Answer(*models.rollback(project, name))
+
+
+def main() -> None:
+    """The `wyrmling` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""One stage after the other: what the verbs data, tokenizer, train and evaluate do and say.
+
+Each function first makes what its stage needs; finished stages are found, not made again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wyrmling.config import Project
+from wyrmling.core.artifact import Artifact
+from wyrmling.core.errors import UsageError
+
+Said = tuple[dict[str, Any], str]
+"""What a verb answers: the document for --json and the text for people."""
+
+
+def data(project: Project) -> Artifact:
+    """The data artifact of the project as it stands."""
+    from wyrmling.data import run
+
+    return run.run(project)
+
+
+def tokenizer(project: Project) -> Artifact:
+    """The tokenizer artifact: the tokenizer and the token store."""
+    from wyrmling.tokenizer import run
+
+    return run.run(project, data(project))
+
+
+def train(project: Project, only: str | None = None) -> list[Artifact]:
+    """The artifacts of the training steps up to the last one, or up to the one named `only`.
+
+    Raises   UsageError when there is no step of that name.
+    """
+    from wyrmling.train import run
+
+    names = [step.name for step in project.steps]
+    if only is not None and only not in names:
+        raise UsageError(f"there is no train step {only!r}", fix=f"the steps of this project are: {', '.join(names)}")
+    rows = data(project)
+    return run.run_all(project, rows, tokenizer(project), only=only)
+
+
+def evaluate(project: Project, model: str | None = None, test: Path | None = None) -> Artifact:
+    """The evaluation of a model (the last trained one by default) on the test rows, or on those of a file."""
+    from wyrmling.evaluate import run
+    from wyrmling.flow import models
+
+    path = models.resolve(project, model) if model is not None else train(project)[-1].path / "model"
+    return run.run(project, data(project), path, test_file=test)
+
+
+def data_answer(made: Artifact) -> Said:
+    """Rows read, kept, dropped and broken, and by which rule."""
+    figures = made.figures
+    document = {name: figures[name] for name in ("read", "kept", "dropped", "errors", "by_rule")}
+    document |= {"artifact": str(made.path), "reused": made.reused}
+    lines = [
+        f"{_found(made)}  read {figures['read']:,}  kept {figures['kept']:,}  "
+        f"dropped {figures['dropped']:,}  errors {figures['errors']:,}"
+    ]
+    lines += [f"  {rule:<24} {count:>8,}" for rule, count in sorted(figures["by_rule"].items(), key=lambda r: -r[1])]
+    return document, "\n".join([*lines, f"  {made.path}"])
+
+
+def tokenizer_answer(made: Artifact) -> Said:
+    """The size of the vocabulary and of the token store."""
+    document = {**made.figures, "artifact": str(made.path), "reused": made.reused}
+    figures = "  ".join(f"{name} {value:,}" for name, value in made.figures.items() if isinstance(value, int))
+    return document, f"{_found(made)}  {figures}\n  {made.path}"
+
+
+def train_answer(made: list[Artifact]) -> Said:
+    """Steps, tokens, loss and cost of the last step; the others under `steps_before`."""
+    documents = [train_document(artifact) for artifact in made]
+    lines = [
+        f"{_found(artifact)}  {artifact.manifest['name']}: {document['steps']:,} steps, {document['tokens']:,} tokens, "
+        f"loss {document['loss']:.4f}, {document['seconds']:.0f} s, {document['wh']:.2f} Wh\n  {document['model']}"
+        for artifact, document in zip(made, documents, strict=True)
+    ]
+    return {**documents[-1], "steps_before": documents[:-1]}, "\n".join(lines)
+
+
+def train_document(made: Artifact) -> dict[str, Any]:
+    """One training step in the form that scripts rely on."""
+    return {
+        "name": made.manifest["name"],
+        "steps": made.figures["steps"],
+        "tokens": made.figures["tokens"],
+        "loss": made.figures["loss"],
+        "seconds": made.cost["seconds"],
+        "wh": made.cost["wh"],
+        "peak_memory_gb": made.cost["peak_memory_gb"],
+        "model": str(made.path / "model"),
+        "forecast": made.manifest["forecast"],
+        "reused": made.reused,
+    }
+
+
+def _found(made: Artifact) -> str:
+    return "reused" if made.reused else "made  "
