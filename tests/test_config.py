@@ -127,3 +127,10 @@ def test_the_schema_accepts_what_the_loader_accepts():
     document = config.schema()
     assert document["additionalProperties"] is False
     assert set(document["required"]) == {"name", "objective", "data"}
+
+
+def test_the_settings_page_is_up_to_date():
+    from wyrmling.flow import schema
+
+    page = Path(__file__).parent.parent / "docs" / "settings.md"
+    assert page.read_text(encoding="utf-8") == schema.page(), "run: wyrmling schema --markdown > docs/settings.md"

@@ -176,12 +176,15 @@ def doctor(home: Path | None) -> Answer:
 
 @app.command()
 @verb
-def schema() -> Answer:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the settings as a page instead.")] = False,
+) -> Answer:
     """Print the JSON schema of wyrmling.toml, for editors."""
     from wyrmling import config
+    from wyrmling.flow import schema as settings
 
     document = config.schema()
-    return Answer(document, json.dumps(document, indent=2))
+    return Answer(document, settings.page().rstrip() if markdown else json.dumps(document, indent=2))
 
 
 @app.command()
