@@ -1,0 +1,97 @@
+"""The models of a project: which folder a name means, the list, promote and roll back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wyrmling import config
+from wyrmling.config import Project
+from wyrmling.core.errors import UsageError
+from wyrmling.core.store import ModelRecord, Store
+
+MODEL_FILE = "config.json"
+
+
+def project_of(folder: Path | None, reference: str) -> Project | None:
+    """The project to look a model up in: the one named, else the nearest upward, else none for a plain folder.
+
+    Raises   UsageError when `reference` is a name and there is no project to look it up in.
+    """
+    if folder is not None:
+        return config.load(folder)
+    try:
+        return config.load(config.find_project(Path.cwd()))
+    except UsageError:
+        if folder_of(Path(reference)) is not None:
+            return None
+        raise
+
+
+def resolve(project: Project | None, reference: str) -> Path:
+    """The model folder that a path or a registered name means.
+
+    reference  a model folder, a train artifact, or NAME (its champion), NAME:3, NAME:challenger
+    Raises     UsageError naming what there is when nothing is meant
+    """
+    found = folder_of(Path(reference))
+    if found is None and project is not None:
+        found = folder_of(project.root / reference)
+    if found is not None:
+        return found
+    if "/" in reference or project is None:
+        raise UsageError(
+            f"there is no model folder {reference}", fix="name a folder that holds config.json and model.safetensors"
+        )
+    record = _registered(project, reference)
+    folder = folder_of(record.path)
+    if folder is None:
+        raise UsageError(
+            f"{reference} is registered, but its folder is gone: {record.path}",
+            fix="make it again with: wyrmling run, or take another version: wyrmling models list",
+        )
+    return folder
+
+
+def folder_of(path: Path) -> Path | None:
+    """The model folder at `path` or in its `model` folder; None when there is none."""
+    return next((f for f in (path, path / "model") if (f / MODEL_FILE).is_file()), None)
+
+
+def _registered(project: Project, reference: str) -> ModelRecord:
+    with_store = Store.open(project.database_url)
+    try:
+        return with_store.resolve(reference)
+    finally:
+        with_store.close()
+
+
+def listing(project: Project) -> tuple[dict[str, Any], str]:
+    """Every version with its aliases, verdict and scores."""
+    store = Store.open(project.database_url)
+    records = store.list_models()
+    store.close()
+    lines = [_line(record) for record in records] or ["no model is registered yet; make one with: wyrmling run"]
+    return {"models": [record.as_dict() for record in records]}, "\n".join(lines)
+
+
+def promote(project: Project, reference: str) -> tuple[dict[str, Any], str]:
+    """Make a version the champion."""
+    store = Store.open(project.database_url)
+    record = store.promote(reference)
+    store.close()
+    return record.as_dict(), _line(record)
+
+
+def rollback(project: Project, name: str | None) -> tuple[dict[str, Any], str]:
+    """Swap the champion and the previous champion."""
+    store = Store.open(project.database_url)
+    record = store.rollback(name or project.settings.name)
+    store.close()
+    return record.as_dict(), _line(record)
+
+
+def _line(record: ModelRecord) -> str:
+    scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items() if isinstance(value, float))
+    aliases = ", ".join(record.aliases) or "-"
+    return f"{record.name}:{record.version}  {aliases:<20} {record.verdict or '-':<12} {scores}  {record.path}"
