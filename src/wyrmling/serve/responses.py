@@ -1,0 +1,186 @@
+"""The shapes of the answers on the wire. Keys that are None are sent as null; keys never set are left out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+FinishReason = Literal["stop", "length"]
+
+
+class Body(BaseModel):
+    def json_bytes(self) -> bytes:
+        return self.model_dump_json(exclude_unset=True).encode()
+
+
+class UsageCount(Body):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def count(prompt_tokens: int, completion_tokens: int) -> UsageCount:
+    return UsageCount(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )
+
+
+class ModelCard(Body):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Body):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+# completions
+
+
+class CompletionLogprobs(Body):
+    """Aligned lists, one entry per token; None for the first token of a prompt, which nothing foretold."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Body):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Completion(Body):
+    """A completion, or one chunk of a streamed one."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: UsageCount | None
+
+
+# chat
+
+
+class TopLogprob(Body):
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Body):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AnswerMessage(Body):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(Body):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Body):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: UsageCount
+
+
+class Delta(Body):
+    role: Literal["assistant"]
+    content: str
+
+
+class ChunkChoice(Body):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Body):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: UsageCount | None
+
+
+# classify, tag, feedback: our own
+
+
+class Classified(Body):
+    index: int
+    label: str
+    probabilities: dict[str, float]
+
+
+class Classification(Body):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Classified]
+    usage: UsageCount
+
+
+class Entity(Body):
+    """A named stretch of words: `start` inclusive, `end` exclusive; probability is the least of its words'."""
+
+    label: str
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+class Tagged(Body):
+    index: int
+    words: list[str]
+    tags: list[str]
+    probabilities: list[float]
+    entities: list[Entity]
+
+
+class Tagging(Body):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Tagged]
+    usage: UsageCount
+
+
+class FeedbackReceipt(Body):
+    id: str
+    object: Literal["feedback"]
+    answer_id: str
+    created: str
