@@ -382,7 +382,7 @@ class Store:
                 return _api_key(row)
         return None
 
-    def keys(self) -> list[ApiKey]:
+    def list_keys(self) -> list[ApiKey]:
         """Every key, revoked ones included, oldest first."""
         with self._read() as connection:
             return [_api_key(row) for row in connection.execute(sa.select(tables.keys).order_by(tables.keys.c.created))]
@@ -397,7 +397,7 @@ class Store:
             )
             row = connection.execute(sa.select(tables.keys).where(tables.keys.c.id == key_id)).first()
         if row is None:
-            raise UsageError(f"there is no key {key_id!r}", fix=f"the keys are {[key.id for key in self.keys()]}")
+            raise UsageError(f"there is no key {key_id!r}", fix=f"the keys are {[key.id for key in self.list_keys()]}")
         return _api_key(row)
 
     # forecasts

@@ -1,6 +1,6 @@
 """Who may ask: API keys, the Host header, the size of a body; and what every answer carries.
 
-Without keys only this machine may ask. A page in a browser can reach 127.0.0.1 too, so no CORS header is ever sent and the
+Without keys only this machine may ask. A page in a browser can reach 127.0.0.1 too, so no CORS header is sent and the
 Host header must name this machine: a foreign name that points here (DNS rebinding) is refused.
 """
 
@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 def check_bind(host: str, store: Store) -> None:
     """Raises BadSetting when `host` lets other machines in and no key exists to keep strangers out."""
-    if not is_loopback(host) and not any(key.revoked is None for key in store.keys()):
+    if not is_loopback(host) and not any(key.revoked is None for key in store.list_keys()):
         raise BadSetting(
             f"serve.host = {host!r} lets other machines ask, and there is no API key to tell who may",
             where="serve.host",
@@ -112,7 +112,7 @@ class Guard:
             raise ApiError(400, f"this server does not answer as {name[:100]!r}", code="invalid_host")
 
     def _check_key(self, scope: Scope) -> str | None:
-        if scope["path"] in PUBLIC or (self.loopback and not self.store.keys()):
+        if scope["path"] in PUBLIC or (self.loopback and not self.store.list_keys()):
             return None
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         key = self.store.check_key(secret.strip()) if scheme.lower() == "bearer" else None
