@@ -372,6 +372,8 @@ class Store:
 
     def check_key(self, secret: str) -> ApiKey | None:
         """The key this secret belongs to, or None when it is unknown or revoked."""
+        if not secret.isascii():
+            return None
         digest = _sha256(secret)
         with self._read() as connection:
             rows = connection.execute(
@@ -507,7 +509,7 @@ def _api_key(row: Any) -> ApiKey:
 
 
 def _sha256(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def rate(
     """The feedback that was kept.
 
     rating      -1, 0, 1, or down, neutral, up
-    correction  what the answer should have been: a text; a label for a classifier; tags with spaces between for a tagger
+    correction  what the answer should have been: a text; a classifier's label; a tagger's tags, with spaces between
     key_id      who says it; another key's answers can't be rated
     labels      the labels of the model that answered, None when it is not a classifier; tags likewise
     Raises      UnknownAnswer; BadInput when nothing is said, or a rating, label or tag is unknown

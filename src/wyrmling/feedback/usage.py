@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from wyrmling.core.store import Usage
 
 @dataclass(frozen=True)
 class UsageSummary:
-    """Totals over answered requests. Times in milliseconds; energy in watt-hours; shares 0 to 1; None without requests."""
+    """Totals over answered requests: milliseconds, watt-hours, shares from 0 to 1; None where nothing was asked."""
 
     requests: int
     prompt_tokens: int
@@ -49,6 +50,6 @@ def quantile(ordered: Sequence[float], share: float) -> float | None:
     """The value that `share` of the ordered values do not exceed (nearest rank); None when there are none."""
     if not ordered:
         return None
-    # Nearest rank counts from 1; the negated floor division rounds up.
-    rank = -int(-share * len(ordered) // 1)
-    return ordered[min(max(rank, 1), len(ordered)) - 1]
+    # Nearest rank counts from 1.
+    rank = math.ceil(share * len(ordered))
+    return ordered[max(rank, 1) - 1]
