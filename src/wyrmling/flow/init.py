@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wyrmling import config
-from wyrmling.core.errors import UsageError
+from wyrmling.core.errors import BadInput, UsageError
 
 START = """\
 # The settings of this project; all of them: wyrmling schema, or docs/settings.md
@@ -25,6 +26,9 @@ SOURCE = """
 [data.sources.{name}]
 {lines}
 """
+
+# What rows of each kind are most likely there for.
+TASKS = {"document": "complete", "labelled": "classify", "tagged": "tag", "conversation": "chat"}
 
 EMPTY_SOURCE = 'path = "data/*"      # csv json jsonl parquet txt md html pdf conll; or url and query for a database'
 
@@ -85,18 +89,26 @@ def _copy_example(example: str, folder: Path) -> tuple[str, ...]:
     return (goal,) if goal else ()
 
 
-def _from_files(source: Path, folder: Path) -> tuple[str, ...]:
-    from wyrmling.data import propose
+def _from_files(path: Path, folder: Path) -> tuple[str, ...]:
+    """A project that reads the files where they are, with the task that their rows suggest."""
+    from wyrmling.data import read
 
-    if not source.exists():
-        raise UsageError(f"{source} does not exist", fix="name a file or folder that holds your data")
-    path = source.resolve()
-    proposal = propose.propose(path)
-    text = START.format(name=json.dumps(_project_name(folder)), task=json.dumps(proposal.task))
-    lines = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in proposal.source.items())
-    _write(folder, text + SOURCE.format(name=_source_name(path), lines=lines))
+    if not path.exists():
+        raise UsageError(f"{path} does not exist", fix="name a file or folder that holds your data")
+    path = path.resolve()
+    name = _plain(path.stem) or "documents"
+    try:
+        rows = read.read_source(read.find_origin(name, config.Source(path=str(path)), path.parent))
+        counts = Counter(row.kind for row in rows if row.verdict != "error")
+        kind, count = counts.most_common(1)[0]
+        task, note = TASKS[kind], f"{count:,} of {len(rows):,} records are {kind}, so the task is {TASKS[kind]!r}"
+    except BadInput as error:
+        task, note = "complete", f"before anything else, edit {folder / config.PROJECT_FILE}: {error}"
+    text = START.format(name=json.dumps(_project_name(folder)), task=json.dumps(task))
+    lines = f"path = {json.dumps(str(path), ensure_ascii=False)}"
+    _write(folder, text + SOURCE.format(name=name, lines=lines))
     config.load(folder)
-    return proposal.reasons
+    return (note,)
 
 
 def _write(folder: Path, text: str) -> None:
@@ -106,10 +118,6 @@ def _write(folder: Path, text: str) -> None:
 
 def _project_name(folder: Path) -> str:
     return _plain(folder.resolve().name) or "project"
-
-
-def _source_name(path: Path) -> str:
-    return _plain(path.stem) or "documents"
 
 
 def _plain(text: str) -> str:
