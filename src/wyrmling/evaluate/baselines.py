@@ -1,0 +1,210 @@
+"""The cheap rungs that a model has to beat, fitted on the train split and scored on the same test rows.
+
+classify: majority; TF-IDF of words and characters with a linear SVM.   tag: most frequent tag of a word; CRF.
+complete, chat: unigram and 5-gram over bytes. None of them needs torch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wyrmling.core.errors import NothingToLearn
+from wyrmling.evaluate.statistics import Floats, Ints
+
+# Reading more than this changes a 5-gram little and costs memory; the cut is said in the result.
+MOST_TRAIN_BYTES = 16_000_000
+CRF_ITERATIONS = 60
+
+
+def majority(train_labels: Sequence[str], n_test: int) -> list[str]:
+    """The most frequent training label for every test row; of equally frequent ones the first in the alphabet."""
+    if not train_labels:
+        raise NothingToLearn("there is no labelled training row for the majority baseline", where="data split train")
+    counts = Counter(train_labels)
+    best = min(counts, key=lambda label: (-counts[label], label))
+    return [best] * n_test
+
+
+def tfidf(
+    train_texts: Sequence[str], train_labels: Sequence[str], test_texts: Sequence[str]
+) -> tuple[list[str], Floats]:
+    """Labels by TF-IDF of words (1-2) and characters (2-5) and a linear SVM; and the margin of each answer.
+
+    C = 0.5 and the n-gram ranges are fixed, not tuned on anything.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+    from sklearn.svm import LinearSVC
+
+    if len(set(train_labels)) < 2:
+        return majority(train_labels, len(test_texts)), np.zeros(len(test_texts))
+    features = make_union(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+    )
+    machine = LinearSVC(C=0.5, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        machine.fit(features.fit_transform(train_texts), train_labels)
+    margins = machine.decision_function(features.transform(test_texts))
+    if margins.ndim == 1:  # two labels: one margin, positive for the second
+        margins = np.stack([-margins, margins], axis=1)
+    return [str(machine.classes_[i]) for i in margins.argmax(1)], margins.max(1)
+
+
+def frequent_tag(
+    train_words: Sequence[Sequence[str]], train_tags: Sequence[Sequence[str]], test_words: Sequence[Sequence[str]]
+) -> list[list[str]]:
+    """Each word's most frequent training tag; O for a word never seen."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for words, tags in zip(train_words, train_tags, strict=True):
+        for word, tag in zip(words, tags, strict=True):
+            counts[word][tag] += 1
+    best = {word: min(tags, key=lambda tag: (-tags[tag], tag)) for word, tags in counts.items()}
+    return [[best.get(word, "O") for word in words] for words in test_words]
+
+
+def crf(
+    train_words: Sequence[Sequence[str]], train_tags: Sequence[Sequence[str]], test_words: Sequence[Sequence[str]]
+) -> list[list[str]]:
+    """Tags by a linear-chain conditional random field over words, shapes, prefixes, suffixes and neighbours."""
+    import pycrfsuite
+
+    trainer = pycrfsuite.Trainer(algorithm="lbfgs", verbose=False)
+    trainer.set_params({"c1": 0.1, "c2": 0.01, "max_iterations": CRF_ITERATIONS, "feature.possible_transitions": True})
+    for words, tags in zip(train_words, train_tags, strict=True):
+        trainer.append(pycrfsuite.ItemSequence(_crf_features(words)), list(tags))
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "crf")
+        trainer.train(path)
+        tagger = pycrfsuite.Tagger()
+        tagger.open(path)
+        try:
+            return [list(tagger.tag(pycrfsuite.ItemSequence(_crf_features(words)))) for words in test_words]
+        finally:
+            tagger.close()
+
+
+def _crf_features(words: Sequence[str]) -> list[list[str]]:
+    shapes = [_shape(word) for word in words]
+    lower = [word.lower() for word in words]
+    return [_word_features(words, lower, shapes, i) for i in range(len(words))]
+
+
+def _word_features(words: Sequence[str], lower: list[str], shapes: list[str], i: int) -> list[str]:
+    features = ["bias", f"w={words[i]}", f"l={lower[i]}", f"s={shapes[i]}"]
+    for size in (2, 3, 4):
+        features += [f"p{size}={lower[i][:size]}", f"x{size}={lower[i][-size:]}"]
+    for offset in (-2, -1, 1, 2):
+        at = i + offset
+        if 0 <= at < len(words):
+            features += [f"{offset}l={lower[at]}", f"{offset}s={shapes[at]}"]
+        elif at in (-1, len(words)):
+            features.append("first" if at < 0 else "last")
+    return features
+
+
+def _shape(word: str) -> str:
+    """X for capitals, x for letters, d for digits, other characters as they are; repeats are collapsed: "McX9!" XxXd!"""
+    shape = ""
+    for character in word:
+        kind = "X" if character.isupper() else "x" if character.islower() else "d" if character.isdigit() else character
+        if not shape.endswith(kind):
+            shape += kind
+    return shape
+
+
+BOUNDARY = 256
+# 9 bits hold a byte or the boundary, so 5 symbols fit one 64-bit integer.
+_BITS = 9
+
+
+class ByteNgram:
+    """Probabilities of the next byte from the bytes before it, interpolated over shorter contexts.
+
+    order   symbols looked at, the predicted one included: 1 is a unigram
+    Source  Witten and Bell 1991, method C, recursive; the last resort is uniform over 256 bytes
+    """
+
+    def __init__(self, texts: Sequence[str], order: int) -> None:
+        if not 1 <= order <= 64 // _BITS:
+            raise ValueError(f"order {order} does not fit 64 bits")
+        self.order = order
+        symbols = np.concatenate([_symbols(text, order) for text in _first_bytes(texts)] or [np.empty(0, np.int64)])
+        if not (symbols != BOUNDARY).any():
+            raise NothingToLearn("there is no training text for the n-gram baseline", where="data split train")
+        self._tables = [self._count(symbols, size) for size in range(1, order + 1)]
+
+    @staticmethod
+    def _count(symbols: Ints, size: int) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+        grams = _grams(symbols, size)[symbols != BOUNDARY]
+        codes, counts = np.unique(grams, return_counts=True)
+        contexts, first, kinds = np.unique(codes >> _BITS, return_index=True, return_counts=True)
+        totals = np.add.reduceat(counts, first)
+        return codes, counts, contexts, totals, kinds
+
+    def nats(self, text: str) -> float:
+        """Minus log-probability of the text's bytes; its end is not predicted."""
+        symbols = _symbols(text, self.order)
+        scored = symbols != BOUNDARY
+        probability = np.full(int(scored.sum()), 1 / 256)
+        for size, (codes, counts, contexts, totals, kinds) in enumerate(self._tables, start=1):
+            grams = _grams(symbols, size)[scored]
+            seen = _lookup(codes, counts, grams)
+            total, kind = _lookup(contexts, totals, grams >> _BITS), _lookup(contexts, kinds, grams >> _BITS)
+            known = total > 0
+            mixed = (seen + kind * probability) / np.maximum(total + kind, 1)
+            probability = np.where(known, mixed, probability)
+        return float(-np.log(probability).sum())
+
+
+def _first_bytes(texts: Sequence[str]) -> Iterator[str]:
+    left = MOST_TRAIN_BYTES
+    for text in texts:
+        if left <= 0:
+            return
+        left -= len(text)
+        yield text
+
+
+def _symbols(text: str, order: int) -> Ints:
+    """The bytes of a text after as many boundaries as the longest context needs."""
+    body = np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8)
+    return np.concatenate([np.full(max(order - 1, 1), BOUNDARY, dtype=np.int64), body.astype(np.int64)])
+
+
+def _grams(symbols: Ints, size: int) -> Ints:
+    """The last `size` symbols up to each position as one integer, the newest in the lowest bits."""
+    grams = symbols.copy()
+    for back in range(1, size):
+        shifted = np.full(len(symbols), BOUNDARY, dtype=np.int64)
+        shifted[back:] = symbols[:-back]
+        grams |= shifted << (_BITS * back)
+    return grams
+
+
+def _lookup(keys: Ints, values: Ints, wanted: Ints) -> Floats:
+    """values at the sorted keys, 0 where a key is not there."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0).astype(np.float64)
+
+
+def ngram_nats(train_texts: Sequence[str], test_texts: Sequence[str], order: int) -> Floats:
+    """Nats of each test text under a byte n-gram of the training texts."""
+    model = ByteNgram(train_texts, order)
+    return np.array([model.nats(text) for text in test_texts])
+
+
+def read_share(train_texts: Sequence[str]) -> str | None:
+    """A note when the n-gram baselines read only the first part of the training text."""
+    total = sum(len(text) for text in train_texts)
+    if total <= MOST_TRAIN_BYTES:
+        return None
+    return f"fitted on the first {MOST_TRAIN_BYTES:,} of {total:,} characters of training text"
