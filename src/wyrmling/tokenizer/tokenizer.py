@@ -1,0 +1,284 @@
+"""Text to token ids and back, for one tokenizer folder.
+
+Special tokens are never recognised in text: a document that quotes `<|endoftext|>` is not cut in two by it. They enter
+a row only by id. Knows nothing of projects and training.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+from wyrmling.core.artifact import file_digest
+from wyrmling.core.errors import BadInput, CorruptArtifact
+from wyrmling.tokenizer import bpe, chat
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+# The roles of special tokens and where else a folder may name them. An encoder calls its ends cls and sep.
+_ROLES = {
+    "bos_token": ("bos_token", "cls_token"),
+    "eos_token": ("eos_token", "sep_token"),
+    "mask_token": ("mask_token",),
+    "pad_token": ("pad_token",),
+    "unk_token": ("unk_token",),
+}
+
+
+class Tokenizer:
+    """The tokenizer of a folder in Hugging Face layout. Made by `Tokenizer.load`.
+
+    special_tokens  role -> its token, such as {"eos_token": "<|endoftext|>"}, without the roles that nobody has
+    special_ids     every special token of the vocabulary -> its id
+    chat_template   the compiled template, None when the folder has none
+    sha256          of tokenizer.json
+    """
+
+    def __init__(
+        self, hf: tokenizers.Tokenizer, special_tokens: dict[str, str], template: jinja2.Template | None, sha256: str
+    ) -> None:
+        # Some published tokenizers cut texts at 128 tokens or pad them; rows here have the length they have.
+        hf.no_truncation()
+        hf.no_padding()
+        hf.encode_special_tokens = True
+        self._hf = hf
+        self.special_tokens = special_tokens
+        self.chat_template = template
+        self.sha256 = sha256
+        added = hf.get_added_tokens_decoder()
+        self.special_ids = {token.content: id_ for id_, token in sorted(added.items()) if token.special}
+        self._added = {id_: token.content.encode() for id_, token in added.items() if not token.special}
+        self.is_byte_level = "ByteLevel" in str(hf.decoder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """The tokenizer in `folder`.
+
+        Raises   BadInput when it has no tokenizer.json; CorruptArtifact when a file can't be read as what it is.
+        """
+        path = folder / TOKENIZER_FILE
+        if not path.is_file():
+            raise BadInput(
+                f"{folder} has no {TOKENIZER_FILE}",
+                where=path,
+                fix="name a model folder in Hugging Face format with a fast tokenizer",
+            )
+        try:
+            hf = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises plain Exception for a file it can't parse
+            raise CorruptArtifact(
+                f"{TOKENIZER_FILE} is not a tokenizer: {error}", where=path, fix="restore the file, or make it again"
+            ) from error
+        config = _read_json(folder / CONFIG_FILE)
+        special = _special_tokens(folder, config, hf)
+        return cls(hf, special, _template(folder, config), file_digest(path))
+
+    # ---- special ids ----
+
+    def _id_of(self, role: str) -> int | None:
+        token = self.special_tokens.get(role)
+        return None if token is None else self._hf.token_to_id(token)
+
+    @cached_property
+    def bos_id(self) -> int | None:
+        """Opens every row. None: this tokenizer opens rows with nothing."""
+        return self._id_of("bos_token")
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        """Ends a document."""
+        return self._id_of("eos_token")
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        """Stands for a hidden token. None: the masked objective can't be used."""
+        return self._id_of("mask_token")
+
+    @cached_property
+    def pad_id(self) -> int | None:
+        """Fills up batches in other software; nothing here is padded."""
+        return self._id_of("pad_token")
+
+    @cached_property
+    def unk_id(self) -> int | None:
+        """Stands for text that the vocabulary can't spell. None for byte-level vocabularies."""
+        return self._id_of("unk_token")
+
+    @cached_property
+    def im_end_id(self) -> int | None:
+        """Ends a turn of a ChatML conversation."""
+        return self._hf.token_to_id(bpe.IM_END)
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids after which an answer is over: the end of a turn and the end of text."""
+        return tuple(sorted({id_ for id_ in (self.eos_id, self.im_end_id) if id_ is not None}))
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._hf.get_vocab(with_added_tokens=True).values()) + 1
+
+    # ---- text to ids ----
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens. A lone surrogate becomes U+FFFD."""
+        ids: list[int] = self._hf.encode(bpe.without_surrogates(text), add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        clean = [bpe.without_surrogates(text) for text in texts]
+        return [encoding.ids for encoding in self._hf.encode_batch_fast(clean, add_special_tokens=False)]
+
+    def word_text(self, word: str) -> str:
+        """What is encoded for one word of a tagged row: with a space before it, where the vocabulary spells spaces."""
+        return " " + word if self.is_byte_level else word
+
+    def encode_words(self, words: Iterable[str]) -> tuple[list[int], list[int]]:
+        """The ids of words, without special tokens, and the position of each word's first piece."""
+        ids: list[int] = []
+        firsts: list[int] = []
+        for word in words:
+            firsts.append(len(ids))
+            ids += self.encode(self.word_text(word)) or [self.unspelled(word)]
+        return ids, firsts
+
+    def unspelled(self, word: str) -> int:
+        """The id for a word whose every character the vocabulary drops, so that each word has a first piece.
+
+        Raises   BadInput when the vocabulary has no unknown token either.
+        """
+        if self.unk_id is None:
+            raise BadInput(
+                f"the tokenizer has no token for the word {word!r}", fix="remove the word, or train from scratch"
+            )
+        return self.unk_id
+
+    def document(self, text: str) -> list[int]:
+        """The ids of a whole text: opened, encoded, ended."""
+        return self.prompt(text) + ([] if self.eos_id is None else [self.eos_id])
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a text for the model to go on from: opened, encoded, not ended."""
+        return ([] if self.bos_id is None else [self.bos_id]) + self.encode(text)
+
+    # ---- ids to text ----
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
+        if self.is_byte_level:
+            return b"".join(self.token_bytes(id_) for id_ in ids).decode("utf-8", "replace")
+        return str(self._hf.decode(list(ids), skip_special_tokens=True))
+
+    def token_bytes(self, id_: int) -> bytes:
+        """The bytes that a token stands for; none for a special token or an id outside the vocabulary."""
+        return self._bytes[id_] if 0 <= id_ < len(self._bytes) else b""
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        table = [b""] * self.vocab_size
+        special = set(self.special_ids.values())
+        for token, id_ in self._hf.get_vocab(with_added_tokens=True).items():
+            if id_ not in special:
+                table[id_] = self._added.get(id_) or self._spelled(token)
+        return table
+
+    def _spelled(self, token: str) -> bytes:
+        if self.is_byte_level:
+            try:
+                return bpe.from_byte_level(token)
+            except KeyError:  # an entry in plain letters, as some vocabularies have for unused places
+                return token.encode()
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        # SentencePiece writes a space as a low line, WordPiece marks a word's later pieces.
+        return token.removeprefix("##").replace("▁", " ").encode()
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that arrive one at a time."""
+        return TextStream(self)
+
+
+class TextStream:
+    """Text of ids that arrive one at a time. A character whose bytes are not all there yet is held back.
+
+    The pieces and `finish()` together are exactly `decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stream = None if tokenizer.is_byte_level else DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._said = ""
+
+    def push(self, id_: int) -> str:
+        """The text that became certain with this id; may be empty."""
+        if self._stream is None:
+            return self._utf8.decode(self._tokenizer.token_bytes(id_))
+        self._ids.append(id_)
+        new = self._stream.step(self._tokenizer._hf, id_) or ""
+        self._said += new
+        return new
+
+    def finish(self) -> str:
+        """The text still held back; an unfinished character becomes U+FFFD."""
+        if self._stream is None:
+            return self._utf8.decode(b"", final=True)
+        whole = self._tokenizer.decode(self._ids)
+        return whole[len(self._said) :] if whole.startswith(self._said) else ""
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptArtifact(f"{path.name} is not JSON: {error}", where=path, fix="restore the file") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _special_tokens(folder: Path, config: dict[str, Any], hf: tokenizers.Tokenizer) -> dict[str, str]:
+    """role -> token: from tokenizer_config.json, else special_tokens_map.json, else the ids in config.json."""
+    named = {**_read_json(folder / "special_tokens_map.json"), **{key: value for key, value in config.items() if value}}
+    ids = _read_json(folder / "config.json")
+    found = {}
+    for role, keys in _ROLES.items():
+        for key in keys:
+            value = named.get(key)
+            token = value.get("content") if isinstance(value, dict) else value
+            if token is None and config.get(key, "") is not None:
+                id_ = ids.get(key.replace("_token", "_token_id"))
+                token = hf.id_to_token(id_[0] if isinstance(id_, list) else id_) if id_ is not None else None
+            if token is not None and hf.token_to_id(token) is not None:
+                found[role] = token
+                break
+    return found
+
+
+def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template | None:
+    path = folder / TEMPLATE_FILE
+    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if isinstance(source, list):
+        # Folders with several templates name the ordinary one "default".
+        source = next((item["template"] for item in source if item.get("name") == "default"), None)
+    if source is None:
+        return None
+    try:
+        return chat.environment().from_string(source)
+    except jinja2.TemplateError as error:
+        raise CorruptArtifact(
+            f"the chat template is not valid Jinja: {error}", where=path, fix="restore the file"
+        ) from error
