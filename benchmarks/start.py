@@ -57,7 +57,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "wyrmling.toml").write_text(PROJECT, encoding="utf-8")
-        rows = [f"{'refund' if i % 2 else 'card'} question number {i},{'money' if i % 2 else 'plastic'}" for i in range(40)]
+        topics = [("refund", "money"), ("card", "plastic")]
+        rows = [f"{topics[i % 2][0]} question number {i},{topics[i % 2][1]}" for i in range(40)]
         (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
         tokens = seconds([*wyrmling, "tokenizer", "--project", name], 1)
         print(f"data and tokenizer       {tokens:6.2f} s")

@@ -1,0 +1,138 @@
+"""What the command line does when something is wrong: one message, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shell import EXAMPLES, wyrmling
+
+PROJECT = """
+name = "desk"
+[objective]
+task = "{task}"
+[data.sources.rows]
+path = "{path}"
+"""
+
+
+def project(
+    folder: Path, rows: str | bytes = "", *, file: str = "rows.csv", task: str = "classify", more: str = ""
+) -> Path:
+    (folder / "wyrmling.toml").write_text(PROJECT.format(task=task, path=file) + more, encoding="utf-8")
+    if rows:
+        (folder / file).write_bytes(rows if isinstance(rows, bytes) else rows.encode())
+    return folder
+
+
+def fails(*arguments: object, code: int = 1) -> str:
+    done = wyrmling(*arguments, check=False)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_version_and_help():
+    assert wyrmling("--version").stdout.startswith("wyrmling ")
+    text = wyrmling("--help").stdout
+    verbs = "init doctor plan data tokenizer train evaluate run serve chat classify tag export models schema keys"
+    assert all(verb in text for verb in verbs.split())
+
+
+def test_no_project_here(tmp_path):
+    assert "wyrmling init" in fails("plan", "--project", tmp_path, code=2)
+
+
+def test_an_unknown_setting_names_the_nearest(tmp_path):
+    said = fails("data", "--project", project(tmp_path, "text,label\na,b\n", more="[tokenizer]\nvocabsize=500\n"))
+    assert "tokenizer.vocab_size" in said
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "rows.csv" in fails("data", "--project", project(tmp_path))
+
+
+def test_an_empty_file_is_named(tmp_path):
+    folder = project(tmp_path, b" \n")
+    assert "rows.csv" in fails("data", "--project", folder)
+
+
+def test_a_missing_column_lists_those_that_are_there(tmp_path):
+    folder = project(tmp_path, "text,lable\nhello,a\nbye,b\n", more='text = "text"\nlabel = "label"\n')
+    said = fails("data", "--project", folder)
+    assert "'label'" in said
+    assert "lable" in said
+
+
+def test_all_labels_equal_is_nothing_to_learn(tmp_path):
+    rows = "text,label\n" + "".join(f"message number {i} about something,refund\n" for i in range(40))
+    said = fails("run", "--project", project(tmp_path, rows))
+    assert "refund" in said or "one class" in said or "one label" in said
+
+
+def test_an_error_is_json_too(tmp_path):
+    done = wyrmling("data", "--project", project(tmp_path), "--json", check=False)
+    assert done.returncode == 1
+    assert "rows.csv" in json.dumps(json.loads(done.stdout)["error"])
+
+
+def test_an_unknown_step_lists_the_steps(tmp_path):
+    folder = project(tmp_path, "text,label\na b c,x\nd e f,y\n")
+    assert "pretrain, tune" in fails("train", "--project", folder, "--step", "tunes", code=2)
+
+
+def test_an_unknown_model_says_what_there_is(tmp_path):
+    folder = project(tmp_path, "text,label\na,x\nb,y\n")
+    assert "wyrmling run" in fails("chat", "--project", folder, "--model", "nobody", "--message", "hi", code=2)
+
+
+def test_chat_needs_one_of_its_two_texts(tmp_path):
+    fails("chat", "--model", tmp_path, code=2)
+
+
+def test_init_copies_an_example_and_never_overwrites(tmp_path):
+    folder = tmp_path / "desk"
+    wyrmling("init", folder, "--example", "support-desk")
+    assert (folder / "wyrmling.toml").is_file()
+    assert "not empty" in fails("init", folder, "--example", "support-desk", code=2)
+    assert "storyteller" in fails("init", tmp_path / "x", "--example", "nope", code=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task"),
+    [
+        ("rows.csv", "text,label\nwhere is my card,card\nI lost it,lost\n", "classify"),
+        ("notes.md", "# Title\n\nSome text to learn from.\n", "complete"),
+        ("qa.jsonl", '{"prompt": "Hi", "response": "Hello"}\n', "chat"),
+        ("ner.conll", "Paris\tB-location\nis\tO\nnice\tO\n\nhi\tO\n", "tag"),
+    ],
+)
+def test_init_from_files_proposes_the_task(tmp_path, name, content, task):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    folder = tmp_path / "project"
+    wyrmling("init", folder, "--from", tmp_path / name)
+    assert f'task = "{task}"' in (folder / "wyrmling.toml").read_text(encoding="utf-8")
+
+
+def test_every_shipped_example_loads():
+    from wyrmling import config
+
+    names = [folder.parent.name for folder in EXAMPLES.glob("*/wyrmling.toml")]
+    assert {"support-desk", "storyteller", "newsdesk"} <= set(names)
+    for name in names:
+        assert config.load(EXAMPLES / name).settings.objective.goal
+
+
+def test_the_examples_stay_small():
+    assert sum(file.stat().st_size for file in EXAMPLES.rglob("*") if file.is_file()) < 6_000_000
+
+
+def test_the_schema_is_printed():
+    assert json.loads(wyrmling("schema").stdout)["additionalProperties"] is False
+
+
+def test_doctor_says_something_useful(tmp_path):
+    document = json.loads(wyrmling("doctor", "--json", check=False).stdout)
+    assert document
