@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models of this project: list, promote, roll back.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
+keys_app = typer.Typer(help="The API keys of this project's server: list, create, revoke.", invoke_without_command=True)
+app.add_typer(keys_app, name="keys")
 
 
 @dataclass(frozen=True)
@@ -354,9 +356,9 @@ def export(
 
 
 @models_app.callback()
-def _models(context: typer.Context) -> None:
+def _models(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is None:
-        list_models()
+        list_models(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
 
 
 @models_app.command("list")
@@ -388,6 +390,39 @@ def rollback(
     from wyrmling.flow import models
 
     return Answer(*models.rollback(project, name))
+
+
+@keys_app.callback()
+def _keys(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_keys(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
+
+
+@keys_app.command("list")
+@verb
+def list_keys(project: Any) -> Answer:
+    """Every key by name and first characters; never a secret."""
+    from wyrmling.flow import keys
+
+    return Answer(*keys.listing(project))
+
+
+@keys_app.command()
+@verb
+def create(project: Any, name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> Answer:
+    """Make a key; its secret is shown once."""
+    from wyrmling.flow import keys
+
+    return Answer(*keys.create(project, name))
+
+
+@keys_app.command()
+@verb
+def revoke(project: Any, key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]) -> Answer:
+    """Close a key for good."""
+    from wyrmling.flow import keys
+
+    return Answer(*keys.revoke(project, key_id))
 
 
 def main() -> None:
