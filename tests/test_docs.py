@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/ is true.
 
-bash    each `wyrmling` and `curl` line runs against the small project of the suite; `wyrmling serve` starts a server that
-        lives until the block's page ends. `./scripts/...`, `pip`, `cd`, `git`, `export` and `. ` lines are not run.
+bash    each `wyrmling` and `curl` line runs against the small project of the suite; `wyrmling serve` starts a server
+        that lives until the page ends. `./scripts/...`, `pip`, `cd`, `git`, `export` and `. ` lines are not run
 toml    must be accepted as a project file, or as a part of one
 python  runs as a program, with the server of the page where there is one
 json    must parse
@@ -21,8 +21,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from shell import ROOT, SMALL, free_port, wait_until_ready
 
+from shell import ROOT, SMALL, free_port, wait_until_ready
 from wyrmling import config
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
