@@ -1,0 +1,109 @@
+"""The data card: what went in, what came out and why, for a person to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from wyrmling.config import Settings
+from wyrmling.data.rows import Row
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+SHOWN_LABELS = 100
+FEW_ROWS = 20
+
+
+def write_card(settings: Settings, rows: Sequence[Row], figures: dict[str, Any], inputs: dict[str, str]) -> str:
+    """The card in Markdown. It holds counts and names, no text of any row."""
+    alive = [row for row in rows if row.alive]
+    parts = [
+        f"# Data card: {settings.name}\n",
+        f"Task: {settings.objective.task}. Seed: {settings.seed}. {settings.objective.goal or ''}".rstrip() + "\n",
+        _funnel(settings, figures),
+        _rules(figures),
+        _splits(alive),
+        _lengths(alive),
+        _labels(alive),
+        _private(settings, figures),
+        _inputs(inputs),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
+    cells = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in cells) + "\n"
+
+
+def _funnel(settings: Settings, figures: dict[str, Any]) -> str:
+    lines: list[list[object]] = []
+    for name, counts in figures["sources"].items():
+        source = settings.data.sources[name]
+        lines.append([name, *counts.values(), source.split or "", source.licence or "not given"])
+    lines.append(["**all**", figures["read"], figures["kept"], figures["dropped"], figures["errors"], "", ""])
+    table = _table(["source", "read", "kept", "dropped", "errors", "official split", "licence"], lines)
+    return f"## Rows\n\n{table}\nread = kept + dropped + errors; the reason for each row is in `ledger.parquet`.\n"
+
+
+def _rules(figures: dict[str, Any]) -> str:
+    lines = [[rule, count, f"{count / figures['read']:.1%}"] for rule, count in figures["by_rule"].items()]
+    text = "## What was dropped\n\n" + (_table(["rule", "rows", "share"], lines) if lines else "Nothing.\n")
+    changes = [[rule, count, f"{count / figures['read']:.1%}"] for rule, count in figures["changes"].items()]
+    return text + ("\n## What was changed\n\n" + _table(["rule", "rows", "share"], changes) if changes else "")
+
+
+def _splits(alive: list[Row]) -> str:
+    counts = Counter((row.source, row.kind, row.split) for row in alive)
+    names = sorted({(source, kind) for source, kind, _ in counts})
+    lines = [[s, k, *(counts[s, k, split] for split in ("train", "val", "test"))] for s, k in names]
+    tests = {row.cluster for row in alive if row.split == "test" and row.cluster}
+    shared = sum(row.split != "test" and row.cluster in tests for row in alive)
+    note = f"\nRows outside the test split that are nearly the same as a test row: {shared}.\n"
+    return "## Splits\n\n" + _table(["source", "kind", "train", "val", "test"], lines) + note
+
+
+def _lengths(alive: list[Row]) -> str:
+    lines = []
+    for name in sorted({row.source for row in alive}):
+        sizes = sorted(len(row.body) for row in alive if row.source == name)
+        quantiles = [sizes[min(len(sizes) - 1, int(share * len(sizes)))] for share in (0, 0.5, 0.9, 0.99)]
+        lines.append([name, *quantiles, sizes[-1], sum(sizes), histogram(sizes)])
+    header = ["source", "shortest", "median", "90 %", "99 %", "longest", "all", "by doubling length"]
+    return "## Lengths in characters\n\n" + _table(header, lines)
+
+
+def histogram(sizes: Sequence[int]) -> str:
+    """Eight bars of how many sizes are in each doubling, up to the longest."""
+    top = max(sizes).bit_length()
+    counts = Counter(max(0, size.bit_length() - top + 7) for size in sizes)
+    highest = max(counts.values())
+    return "".join(BLOCKS[counts[k] * 7 // highest] if counts[k] else " " for k in range(8))
+
+
+def _labels(alive: list[Row]) -> str:
+    counts = Counter((row.label, row.split) for row in alive if row.label is not None)
+    totals: Counter[str] = Counter()
+    for (label, _), count in counts.items():
+        totals[str(label)] += count
+    if not totals:
+        return ""
+    order = sorted(totals, key=lambda label: (-totals[label], label))
+    lines = [[label, *(counts[label, split] for split in ("train", "val", "test"))] for label in order[:SHOWN_LABELS]]
+    rest = f"\n{len(order) - SHOWN_LABELS} more labels are in `labels.json`.\n" if len(order) > SHOWN_LABELS else ""
+    few = [label for label in order if counts[label, "train"] < FEW_ROWS]
+    note = f"\n{len(few)} of {len(order)} labels have fewer than {FEW_ROWS} train rows.\n" if few else ""
+    return "## Labels\n\n" + _table(["label", "train", "val", "test"], lines) + rest + note
+
+
+def _private(settings: Settings, figures: dict[str, Any]) -> str:
+    if settings.data.clean.pii == "keep":
+        return '## Private data\n\nNot looked for: `data.clean.pii = "keep"`.\n'
+    lines = [[kind, count] for kind, count in figures["redactions"].items()]
+    found = _table(["type", "masked"], lines) if lines else "None found by pattern.\n"
+    return f"## Private data\n\n{found}\nNames of people and postal addresses are not looked for.\n"
+
+
+def _inputs(inputs: dict[str, str]) -> str:
+    lines = [[name, f"`{digest}`"] for name, digest in sorted(inputs.items())]
+    return "## Inputs\n\n" + _table(["input", "sha256"], lines)

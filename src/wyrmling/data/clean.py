@@ -1,0 +1,154 @@
+"""Unicode and whitespace: mojibake repaired, NFC, no control characters, tidy line ends; PDF line breaks undone."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from wyrmling.data.rows import Row
+
+# C0 and C1 but tab and newline; soft hyphen, zero-width space, word joiner, inner byte order mark, noncharacters.
+# Zero-width joiner and non-joiner (U+200C, U+200D) carry meaning in Persian, Indic scripts and emoji: they stay.
+INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff\ufffe\uffff]")
+NEWLINES = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
+LINE_END = re.compile(r"[ \t]+(?=\n)")
+BLANK_LINES = re.compile(r"\n{3,}")
+PLAIN = re.compile(r"[\t\n\x20-\x25\x27-\x7e]*")  # ASCII without control characters and without &
+CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+
+# PDFium gives U+FFFE for a hyphen at a line end, with or without the break after it.
+SOFT_BREAK = re.compile("\ufffe[ \t]*\r?\n?")
+HYPHEN_BREAK = re.compile(r"(?<=[^\W\d_])-[ \t]*\r?\n(?=[a-zß-öø-ÿ])")
+
+# Families whose text is markup or was decoded from it: an entity in it is meant.
+NO_ENTITIES = ("html", "md", "pdf")
+
+
+def clean_row(row: Row, *, code: bool = False) -> None:
+    """Clean every text of a row in place; its ledger rule is "unicode".
+
+    code   True for source code: indentation and entities are left alone
+    """
+    if row.family == "pdf":
+        row.rewrite("hyphens", join_hyphens)
+    entities = not code and row.family not in NO_ENTITIES
+    if row.kind == "tagged":
+        # A word must stay one word: its tag belongs to it.
+        row.rewrite("unicode", lambda word: clean_word(word))
+        return
+    row.rewrite("unicode", lambda text: clean_text(text, entities=entities, code=code))
+
+
+def clean_text(text: str, *, entities: bool = True, code: bool = False) -> str:
+    """The text in NFC with mojibake undone, \\n line ends, at most one blank line in a row, no outer white space.
+
+    entities  True also decodes HTML entities, where the text has no "<"
+    code      True keeps leading spaces and entities
+    """
+    if PLAIN.fullmatch(text) is None:
+        text = _fix(text, entities and not code)
+        text = NEWLINES.sub("\n", text)
+        text = INVISIBLE.sub("", text)
+        text = SPACES.sub(" ", text)
+    text = LINE_END.sub("", text)
+    text = BLANK_LINES.sub("\n\n", text)
+    return text.strip("\n").rstrip() if code else text.strip()
+
+
+def clean_word(word: str) -> str:
+    """The word cleaned; one that is nothing but invisible characters becomes U+FFFD, so that it keeps its tag."""
+    cleaned = clean_text(word, entities=False)
+    return "".join(cleaned.split()) or "\ufffd"
+
+
+def _fix(text: str, entities: bool) -> str:
+    if text.isascii() and not (entities and "&" in text):
+        return text
+    import ftfy
+
+    fixed: str = ftfy.fix_text(text, _config(entities, CJK.search(text) is None))
+    return fixed
+
+
+@lru_cache
+def _config(entities: bool, width: bool) -> Any:
+    import ftfy
+
+    # Curly quotes are the author's; full-width letters belong in Chinese, Japanese and Korean text.
+    return ftfy.TextFixerConfig(
+        uncurl_quotes=False,
+        fix_character_width=width,
+        unescape_html="auto" if entities else False,
+        remove_control_chars=False,
+        explain=False,
+    )
+
+
+def repair_surrogates(text: str) -> str:
+    """The text without lone surrogates, which no file can hold: pairs joined, others U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def join_hyphens(text: str) -> str:
+    """A PDF page's text with words that were cut at line ends in one piece again."""
+    return HYPHEN_BREAK.sub("", SOFT_BREAK.sub("", text))
+
+
+# assumption: a running head or foot is within the first or last 3 lines, on more than 30 % of at least 5 pages.
+EDGE_LINES, EDGE_SHARE, EDGE_MIN_PAGES = 3, 0.3, 5
+
+
+def drop_running_heads(pages: Sequence[Row]) -> None:
+    """Remove headers, footers and page numbers from the pages of one PDF, in place, by the rule "running_head"."""
+    if len(pages) < EDGE_MIN_PAGES:
+        return
+    seen: Counter[str] = Counter()
+    for page in pages:
+        seen.update({_line_form(line) for line in _edges(page.text.split("\n"))})
+    repeated = {form for form, count in seen.items() if form and count > EDGE_SHARE * len(pages)}
+    if repeated:
+        for page in pages:
+            page.rewrite("running_head", lambda text: _without(text, repeated))
+
+
+def _edges(lines: list[str]) -> list[str]:
+    lines = [line for line in lines if line.strip()]
+    return lines[:EDGE_LINES] + lines[EDGE_LINES:][-EDGE_LINES:]
+
+
+def _line_form(line: str) -> str:
+    return re.sub(r"\d+", "#", line.strip())
+
+
+def _without(text: str, repeated: set[str]) -> str:
+    lines = text.split("\n")
+    filled = [n for n, line in enumerate(lines) if line.strip()]
+    edges = {*filled[:EDGE_LINES], *filled[EDGE_LINES:][-EDGE_LINES:]}
+    return "\n".join(line for n, line in enumerate(lines) if n not in edges or _line_form(line) not in repeated).strip()
+
+
+@lru_cache(maxsize=1)
+def _punctuation() -> dict[int, str]:
+    return {code: " " for code in range(0x20000) if unicodedata.category(chr(code)).startswith("P")}
+
+
+ASCII_PUNCTUATION = str.maketrans(dict.fromkeys("!\"#%&'()*,-./:;?@[\\]_{}", " "))
+
+
+def matching_form(text: str) -> str:
+    """The form in which two texts count as the same: case-folded, punctuation as spaces, single spaces.
+
+    Digits, accents and symbols stay: "pay 5" is not "pay 50", and a smiley may be all that tells two labels apart.
+    Text of nothing but punctuation stays as it is.
+    """
+    form = text.casefold().translate(ASCII_PUNCTUATION if text.isascii() else _punctuation())
+    return " ".join(form.split()) or " ".join(text.split())

@@ -1,0 +1,113 @@
+"""Readers of running text: plain text, Markdown, HTML, PDF; and of CoNLL files, one word and its tag per line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from wyrmling.config import Source
+from wyrmling.data.tables import Found, Item, Problem, Sentence
+
+FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
+BIO_TAG = re.compile(r"O|[BIESLU]-\S+")
+
+# PDFium's FPDF_ERR_FORMAT and FPDF_ERR_PASSWORD (fpdfview.h).
+PDF_FORMAT_ERROR, PDF_PASSWORD_ERROR = 3, 4
+
+
+def read_txt(text: str, source: Source) -> Found:
+    """The whole text, or its parts between `separator`; then place is the line where a part starts."""
+    if source.separator is None:
+        yield Item("", text)
+        return
+    line = 1
+    for part in text.split(source.separator):
+        if part.strip():
+            skipped = len(part) - len(part.lstrip())
+            yield Item(f":{line + part.count(chr(10), 0, skipped)}", part)
+        line += part.count("\n") + source.separator.count("\n")
+
+
+def read_md(text: str) -> Found:
+    """The Markdown as it is, without a YAML front matter: that is metadata, not text."""
+    yield Item("", FRONT_MATTER.sub("", text.replace("\r\n", "\n"), count=1))
+
+
+def read_html(text: str) -> Found:
+    """The main text of the page, without navigation; all of its text when no main part is found."""
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLTree
+
+    tree = HTMLTree.parse(text)
+    main = extract_plain_text(tree, main_content=True, preserve_formatting=True, alt_texts=False)
+    yield Item("", main if main.strip() else extract_plain_text(tree, preserve_formatting=True, alt_texts=False))
+
+
+def read_pdf(path: Path) -> Found:
+    """The text of each page. A page of images only is a problem: it needs OCR, which wyrmling does not do."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        code = getattr(error, "err_code", None)
+        if code == PDF_PASSWORD_ERROR:
+            yield Problem("", "the PDF is protected by a password; save a copy without one")
+        else:
+            yield Problem("", "not a readable PDF" if code == PDF_FORMAT_ERROR else f"the PDF can't be opened: {error}")
+        return
+    try:
+        for number in range(len(document)):
+            yield _page(document, number)
+    finally:
+        document.close()
+
+
+def _page(document: Any, number: int) -> Item | Problem:
+    import pypdfium2
+
+    place = f" page {number + 1}"
+    try:
+        page = document[number]
+        words = page.get_textpage().get_text_range()
+        if not words.strip() and any(True for _ in page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE])):
+            return Problem(place, "the page is a picture without text (needs_ocr); run OCR first")
+    except pypdfium2.PdfiumError as error:
+        return Problem(place, f"the page can't be read: {error}")
+    return Item(place, words)
+
+
+def read_conll(text: str) -> Found:
+    """Sentences of one word per line, tag in the last column, separated by blank lines; place is the first line."""
+    words: list[str] = []
+    tags: list[str] = []
+    start, problem = 0, None
+    for number, line in enumerate([*text.split("\n"), ""], 1):
+        # WNUT-17 separates sentences by a line that holds one tab.
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if problem is not None:
+                yield problem
+            elif words:
+                yield Item(f":{start}", Sentence(words, tags))
+            words, tags, problem = [], [], None
+            continue
+        start = start if words else number
+        cells = line.rstrip("\r").split("\t") if "\t" in line else line.split()
+        cells = [cell.strip() for cell in cells if cell.strip()]
+        if len(cells) < 2:
+            problem = problem or Problem(f":{number}", f"a word and its tag are expected, found {len(cells)} column")
+        words.append(cells[0])
+        tags.append(cells[-1])
+
+
+def looks_like_conll(text: str) -> bool:
+    """True when the first 50 lines that are not blank all end in a BIO tag after the word, and some tag is not O."""
+    lines = [line for line in text[:20_000].split("\n")[:-1] if line.strip()][:50]
+    tags = [line.split()[-1] for line in lines]
+    return (
+        len(lines) >= 2
+        and all(len(line.split()) >= 2 for line in lines)
+        and all(BIO_TAG.fullmatch(tag) for tag in tags)
+        and "O" in tags
+    )

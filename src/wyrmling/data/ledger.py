@@ -1,0 +1,110 @@
+"""What a data artifact says about itself: examples, ledger, labels and figures, all from the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wyrmling.core.records import EXAMPLE_SCHEMA, LEDGER_SCHEMA
+from wyrmling.data.rows import Row
+
+
+def write(folder: Path, rows: Sequence[Row]) -> None:
+    """Write examples.parquet, ledger.parquet and labels.json; the same rows give the same bytes."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(examples(rows), folder / "examples.parquet", compression="zstd")
+    pq.write_table(
+        _table([_ledger_row(row) for row in rows], LEDGER_SCHEMA), folder / "ledger.parquet", compression="zstd"
+    )
+    (folder / "labels.json").write_text(json.dumps(labels(rows), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def examples(rows: Sequence[Row]) -> Any:
+    """The kept rows as a pyarrow table of EXAMPLE_SCHEMA."""
+    return _table([_example(row) for row in rows if row.alive], EXAMPLE_SCHEMA)
+
+
+def _table(values: list[dict[str, Any]], schema: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(values, schema=schema)
+
+
+def _example(row: Row) -> dict[str, Any]:
+    tagged, talk = row.kind == "tagged", row.kind == "conversation"
+    return {
+        "row_id": row.row_id,
+        "source": row.source,
+        "origin": row.origin,
+        "kind": row.kind,
+        "split": row.split,
+        "text": None if talk else row.body,
+        "label": row.label,
+        "words": row.words if tagged else None,
+        "tags": row.tags if tagged else None,
+        "messages": [{"role": m.role, "content": m.content} for m in row.messages] if talk else None,
+        "cluster": row.cluster,
+    }
+
+
+def _ledger_row(row: Row) -> dict[str, Any]:
+    return {
+        "row_id": row.row_id,
+        "source": row.source,
+        "origin": row.origin,
+        "verdict": row.verdict,
+        "rule": ",".join(row.rules if row.alive else row.rules[-1:]) or None,
+        "value": row.value,
+        "threshold": row.threshold,
+        "kept_id": row.kept_id,
+        "cluster": row.cluster,
+        "redactions": json.dumps(row.redactions) if row.redactions else None,
+        "split": row.split if row.alive else None,
+    }
+
+
+def labels(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The labels of kept rows, sorted, and their tags, sorted with "O" first."""
+    alive = [row for row in rows if row.alive]
+    tags = {tag for row in alive for tag in row.tags}
+    return {
+        "labels": sorted({row.label for row in alive if row.kind == "labelled" and row.label is not None}),
+        "tags": sorted(tags, key=lambda tag: (tag != "O", tag)),
+    }
+
+
+def figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """Counts for the manifest. `read = kept + dropped + errors` holds for all rows and for each source."""
+    alive = [row for row in rows if row.alive]
+    redactions: Counter[str] = Counter()
+    for row in alive:
+        redactions.update(row.redactions)
+    splits = Counter(row.split for row in alive)
+    sources = list(dict.fromkeys(row.source for row in rows))
+    return {
+        **_balance(rows),
+        "by_rule": _sorted(Counter(row.rules[-1] for row in rows if not row.alive)),
+        "changes": _sorted(Counter(rule for row in alive for rule in row.rules)),
+        "splits": {name: splits[name] for name in ("train", "val", "test")},
+        "kinds": _sorted(Counter(row.kind for row in alive)),
+        "characters": sum(len(row.body) for row in alive),
+        "redactions": _sorted(redactions),
+        "sources": {name: _balance([row for row in rows if row.source == name]) for name in sources},
+    }
+
+
+def _balance(rows: Sequence[Row]) -> dict[str, int]:
+    kept = sum(row.alive for row in rows)
+    dropped = sum(row.verdict == "dropped" for row in rows)
+    errors = sum(row.verdict == "error" for row in rows)
+    if kept + dropped + errors != len(rows):
+        raise AssertionError(f"{len(rows)} rows read, but {kept} kept + {dropped} dropped + {errors} errors")
+    return {"read": len(rows), "kept": kept, "dropped": dropped, "errors": errors}
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

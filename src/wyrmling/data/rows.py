@@ -1,0 +1,128 @@
+"""A row on its way through the data stage: what was read, and what was decided about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from wyrmling.core.records import Kind, SplitName, Verdict
+
+
+class Message(NamedTuple):
+    role: str
+    content: str
+
+
+@dataclass(slots=True)
+class Row:
+    """One record of a source. Which of text, words and messages is filled depends on `kind`.
+
+    family  the format it came from: csv, pdf, sql ... (cleaning depends on it)
+    group   value of the column `data.split.group`, None without one
+    fixed   the split that the source names, None when the split is derived
+    rules   what touched the row, in order; the last one decided when the verdict is dropped or error
+    """
+
+    source: str
+    origin: str
+    family: str
+    kind: Kind
+    text: str = ""
+    label: str | None = None
+    words: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    group: str | None = None
+    fixed: SplitName | None = None
+    row_id: str = ""
+    verdict: Verdict = "kept"
+    rules: list[str] = field(default_factory=list)
+    value: str | None = None
+    threshold: str | None = None
+    kept_id: str | None = None
+    cluster: str | None = None
+    redactions: dict[str, int] = field(default_factory=dict)
+    split: SplitName | None = None
+
+    @property
+    def alive(self) -> bool:
+        """True while the row is kept, changed or not."""
+        return self.verdict in ("kept", "changed")
+
+    @property
+    def held_out(self) -> bool:
+        """True for a row of an official validation or test source: it is never dropped for being a duplicate."""
+        return self.fixed in ("val", "test")
+
+    @property
+    def body(self) -> str:
+        """All text of the row, for finding duplicates."""
+        if self.kind == "tagged":
+            return " ".join(self.words)
+        if self.kind == "conversation":
+            return "\n".join(message.content for message in self.messages)
+        return self.text
+
+    def pieces(self) -> list[str]:
+        """The texts that cleaning and masking rewrite one by one."""
+        if self.kind == "tagged":
+            return self.words
+        if self.kind == "conversation":
+            return [message.content for message in self.messages]
+        return [self.text]
+
+    def set_pieces(self, pieces: list[str]) -> None:
+        """Put rewritten texts back, in the order of `pieces()`."""
+        if self.kind == "tagged":
+            self.words = pieces
+        elif self.kind == "conversation":
+            roles = [message.role for message in self.messages]
+            self.messages = [Message(role, piece) for role, piece in zip(roles, pieces, strict=True)]
+        else:
+            (self.text,) = pieces
+
+    def rewrite(self, rule: str, change: Callable[[str], str]) -> None:
+        """Apply `change` to each text; name `rule` in the ledger when something changed."""
+        before = self.pieces()
+        after = [change(piece) for piece in before]
+        if after != before:
+            self.set_pieces(after)
+            self.change(rule)
+
+    def change(self, rule: str) -> None:
+        self.verdict = "changed"
+        if rule not in self.rules:
+            self.rules.append(rule)
+
+    def drop(self, rule: str, *, value: object = None, threshold: object = None, kept_id: str | None = None) -> None:
+        self.verdict = "dropped"
+        self.rules.append(rule)
+        self.value = None if value is None else str(value)
+        self.threshold = None if threshold is None else str(threshold)
+        self.kept_id = kept_id
+
+
+def failed(source: str, origin: str, family: str, message: str) -> Row:
+    """The ledger's row for a record that could not be read."""
+    return Row(source, origin, family, "document", verdict="error", rules=["unreadable"], value=message)
+
+
+def identify(rows: Iterable[Row]) -> None:
+    """Give each row its id: 16 hexadecimal digits of blake2b over source, content and how often that came before.
+
+    The id does not depend on other rows or on the place in the file, so ids stay when rows are added or shuffled.
+    """
+    seen: Counter[bytes] = Counter()
+    for row in rows:
+        content = [row.source, row.kind, row.text, row.label, row.words, row.tags, row.messages]
+        if row.verdict == "error":
+            content = [row.source, "error", row.origin, row.value]
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        nth = seen[key].to_bytes(8, "little")
+        seen[key] += 1
+        row.row_id = hashlib.blake2b(key + nth, digest_size=8).hexdigest()

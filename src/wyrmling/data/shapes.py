@@ -1,0 +1,278 @@
+"""Which columns hold what: from a table row to a document, a labelled text, tagged words or a conversation."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from wyrmling.config import Source
+from wyrmling.core.errors import BadInput
+from wyrmling.core.records import Kind
+from wyrmling.data.rows import Message, Row
+
+# Column names that leave no doubt, in lower case.
+TEXT = ("text", "message", "content", "body", "sentence", "utterance", "document", "review", "comment")
+LABEL = ("label", "category", "class", "intent", "target", "sentiment")
+MESSAGES = ("messages", "conversations", "conversation")
+WORDS = ("words", "tokens")
+TAGS = ("tags", "ner_tags", "labels")
+PAIRS = (
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("prompt", "completion"),
+    ("query", "response"),
+    ("input", "output"),
+)
+
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}
+
+
+class Shape(NamedTuple):
+    """What a row of a file becomes, and from which columns."""
+
+    kind: Kind
+    text: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    context: str | None = None
+    response: str | None = None
+    messages: str | None = None
+    words: str | None = None
+    tags: str | None = None
+
+
+class Misfit(Exception):
+    """A row whose cells are not what its shape needs."""
+
+
+def find_shape(name: str, source: Source, columns: Sequence[str], where: str) -> Shape:
+    """The shape of rows with these columns: as the source names them, else by unambiguous names.
+
+    name   the source's name, for messages
+    where  the file or database that has the columns
+    Raises BadInput when a named column is missing, or when the names leave more than one choice or none.
+    """
+    named = {key: column for key in _SETTINGS if (column := _SETTINGS[key](source)) is not None}
+    for key, column in named.items():
+        if column not in columns:
+            raise _missing(name, key, column, columns, where)
+    if source.messages is not None:
+        return Shape("conversation", messages=source.messages)
+    if source.prompt is not None:
+        return Shape("conversation", prompt=source.prompt, response=source.response)
+    if source.words is not None:
+        return Shape("tagged", words=source.words, tags=source.tags)
+    if source.text is not None:
+        return Shape("labelled" if source.label else "document", text=source.text, label=source.label)
+    return _detect(name, source, columns, where)
+
+
+_SETTINGS: dict[str, Callable[[Source], str | None]] = {
+    "text": lambda source: source.text,
+    "label": lambda source: source.label,
+    "prompt": lambda source: source.prompt,
+    "response": lambda source: source.response,
+    "messages": lambda source: source.messages,
+    "words": lambda source: source.words,
+    "tags": lambda source: source.tags,
+}
+
+
+def _missing(name: str, key: str, column: str, columns: Sequence[str], where: str) -> BadInput:
+    near = difflib.get_close_matches(column.lower(), [c.lower() for c in columns], n=1)
+    meant = next((c for c in columns if near and c.lower() == near[0]), None)
+    hint = f"did you mean {key} = {json.dumps(meant, ensure_ascii=False)}? " if meant else ""
+    numbers = (
+        ' (columns named "1", "2" ... are counted, for a file without a header line)' if where.endswith("sv") else ""
+    )
+    return BadInput(
+        f"there is no column {column!r}",
+        where=f"{where}, data.sources.{name}.{key}",
+        fix=f"{hint}The columns are: {_list(columns)}{numbers}",
+    )
+
+
+def _list(columns: Sequence[str]) -> str:
+    shown = ", ".join(columns[:30])
+    return shown + (f" and {len(columns) - 30} more" if len(columns) > 30 else "")
+
+
+def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Shape:
+    lower = {column.strip().lower(): column for column in columns}
+    have = [lower[key] for key in TEXT if key in lower]
+    labels = [lower[key] for key in LABEL if key in lower]
+    shapes: list[Shape] = []
+    if source.label is not None:
+        rest = [column for column in columns if column != source.label]
+        texts = [column for column in have if column != source.label] or (rest if len(rest) == 1 else [])
+        shapes = [Shape("labelled", text=column, label=source.label) for column in texts]
+    elif "instruction" in lower and "output" in lower:
+        context = lower.get("input") or lower.get("context")
+        shapes = [Shape("conversation", prompt=lower["instruction"], context=context, response=lower["output"])]
+    elif "instruction" in lower and "response" in lower:
+        shapes = [
+            Shape("conversation", prompt=lower["instruction"], context=lower.get("context"), response=lower["response"])
+        ]
+    else:
+        shapes += [Shape("conversation", messages=lower[key]) for key in MESSAGES if key in lower]
+        shapes += [
+            Shape("conversation", prompt=lower[p], response=lower[r]) for p, r in PAIRS if {p, r} <= lower.keys()
+        ]
+        tags = [lower[key] for key in TAGS if key in lower]
+        shapes += [Shape("tagged", words=lower[w], tags=t) for w in WORDS if w in lower for t in tags]
+        if labels:
+            shapes += [Shape("labelled", text=text, label=label) for text in have for label in labels]
+        else:
+            shapes += [Shape("document", text=text) for text in have]
+        if not shapes and len(columns) == 1:
+            shapes = [Shape("document", text=columns[0])]
+    if len(shapes) == 1:
+        return shapes[0]
+    said = "more than one reading of the columns is possible" if shapes else "the columns do not say what to learn from"
+    raise BadInput(
+        said,
+        where=where,
+        fix=f"name them in data.sources.{name}: text (and label), or prompt and response, or messages, "
+        f"or words and tags. The columns are: {_list(columns)}",
+    )
+
+
+def fill(row: Row, shape: Shape, cells: dict[str, Any]) -> Row:
+    """`row` with the content of one table row. Raises Misfit naming the column that does not fit."""
+    row.kind = shape.kind
+    if shape.words is not None and shape.tags is not None:
+        row.words = _strings(cells, shape.words)
+        row.tags = _strings(cells, shape.tags)
+        if len(row.words) != len(row.tags):
+            raise Misfit(f"{len(row.words)} words but {len(row.tags)} tags")
+    elif shape.messages is not None:
+        row.messages = _messages(cells.get(shape.messages), shape.messages)
+    elif shape.prompt is not None and shape.response is not None:
+        prompt, response = cell(cells, shape.prompt), cell(cells, shape.response)
+        context = cell(cells, shape.context) if shape.context and shape.context in cells else None
+        user = "\n\n".join(part for part in (prompt, context) if part and part.strip())
+        row.messages = [Message("user", user), Message("assistant", response or "")]
+    elif shape.text is not None:
+        row.text = cell(cells, shape.text) or ""
+        if shape.label is not None:
+            row.label = (cell(cells, shape.label) or "").strip() or None
+    return row
+
+
+def cell(cells: dict[str, Any], column: str) -> str | None:
+    """A cell as text; None when it is empty, null or NaN. Raises Misfit for a list, an object or bytes."""
+    if column not in cells:
+        raise Misfit(f"no value for the column {column!r}")
+    value = cells[column]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # pandas turns an integer column with a gap into floats.
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    if isinstance(value, (list, dict, bytes, bytearray, memoryview)):
+        raise Misfit(f"the column {column!r} holds a {type(value).__name__}, where text is expected")
+    return str(value)
+
+
+def _strings(cells: dict[str, Any], column: str) -> list[str]:
+    """A list cell, or a text cell that holds a JSON list or words between spaces."""
+    value = cells.get(column)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else value.split()
+        except ValueError as error:
+            raise Misfit(f"the column {column!r} is not a list: {error}") from error
+    if not isinstance(value, (list, tuple)):
+        raise Misfit(f"the column {column!r} holds no list of words or tags")
+    return [str(item) for item in value]
+
+
+def _messages(value: Any, column: str) -> list[Message]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise Misfit(f"the column {column!r} is not a list of messages: {error}") from error
+    if not isinstance(value, list):
+        raise Misfit(f"the column {column!r} holds no list of messages")
+    messages: list[Message] = []
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, dict):
+            raise Misfit(f"message {number} is not an object with role and content")
+        role = ROLES.get(str(item.get("role", item.get("from"))).strip().lower())
+        if role is None:
+            raise Misfit(
+                f"message {number} has the role {item.get('role', item.get('from'))!r}; known are {sorted(ROLES)}"
+            )
+        messages.append(Message(role, _content(item.get("content", item.get("value")), number)))
+    return messages
+
+
+def _content(value: Any, number: int) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+        return "\n".join(part["text"] for part in value)
+    raise Misfit(f"the content of message {number} is a {type(value).__name__}, where text is expected")
+
+
+def join_turns(messages: list[Message]) -> list[Message]:
+    """The conversation without empty turns, and with neighbouring turns of one role joined by an empty line."""
+    joined: list[Message] = []
+    for message in messages:
+        if not message.content.strip():
+            continue
+        if joined and joined[-1].role == message.role:
+            joined[-1] = Message(message.role, f"{joined[-1].content}\n\n{message.content}")
+        else:
+            joined.append(message)
+    return joined
+
+
+SCHEME = re.compile(r"(?:O|([BIESLU])-(.+))")
+
+
+def to_bio(tags: list[str]) -> list[str]:
+    """Tags in the BIO scheme: from IOB1 (an entity may start with I-) and from BIOES or BILOU.
+
+    Tags of another kind, such as parts of speech, are left alone.
+    """
+    parts = [SCHEME.fullmatch(tag) for tag in tags]
+    if not all(parts):
+        return tags
+    bio: list[str] = []
+    inside: str | None = None
+    for part in parts:
+        letter, entity = part.groups() if part else (None, None)
+        if letter is None:
+            bio.append("O")
+        elif letter in "BSU" or entity != inside:
+            bio.append(f"B-{entity}")
+        else:
+            bio.append(f"I-{entity}")
+        inside = None if letter in ("S", "U", "E", "L", None) else entity
+    return bio
