@@ -1,0 +1,86 @@
+"""`wyrmling run`: data, tokenizer, train, evaluate, gate, in this order; what has not changed is found, not made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from wyrmling.config import Project
+from wyrmling.core.artifact import Artifact
+from wyrmling.core.energy import Cost
+from wyrmling.core.log import say
+from wyrmling.flow import gate, records, summary
+from wyrmling.flow.gate import Decision
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: the artifacts in order, the decision of the gate, and what this call cost."""
+
+    data: Artifact
+    tokens: Artifact
+    steps: tuple[Artifact, ...]
+    evaluation: Artifact
+    decision: Decision
+    cost: Cost
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        return (self.data, self.tokens, *self.steps, self.evaluation)
+
+    @property
+    def exit_code(self) -> int:
+        """0 accepted, 3 the gate says no, 4 inconclusive."""
+        return self.decision.exit_code
+
+    def document(self) -> dict[str, Any]:
+        """One entry per stage with `reused`, the verdict, the model and the summary."""
+        return {
+            "stages": [_entry(artifact) for artifact in self.artifacts] + [self.decision.document()],
+            "verdict": {"status": self.decision.status, "lines": list(self.decision.lines), "why": self.decision.why},
+            "model": f"{self.decision.record.name}:{self.decision.record.version}",
+            "summary": summary.document(self.data, self.tokens, self.steps, self.evaluation),
+            "cost": self.cost.as_dict(),
+        }
+
+    def text(self) -> str:
+        """The summary table and the decision."""
+        table = summary.table(self.data, self.tokens, self.steps, self.evaluation)
+        verdict = [f"{self.decision.status}: {self.decision.why}", *(f"  {line}" for line in self.decision.lines)]
+        return "\n".join([table, "", *verdict, f"  report  {self.evaluation.path / 'report.html'}"])
+
+
+def run(project: Project) -> Outcome:
+    """Bring the project's model up to date with its data and settings, and let the gate decide about it."""
+    from wyrmling.data import run as data
+    from wyrmling.evaluate import run as evaluate
+    from wyrmling.tokenizer import run as tokenizer
+    from wyrmling.train import run as train
+
+    with project.meter() as meter:
+        rows = _told(data.run(project))
+        tokens = _told(tokenizer.run(project, rows))
+        steps = tuple(_told(step) for step in train.run_all(project, rows, tokens))
+        records.remember(project, steps)
+        model = steps[-1].path / "model"
+        evaluation = _told(evaluate.run(project, rows, model))
+        decision = gate.decide(project, model, evaluation)
+    return Outcome(rows, tokens, steps, evaluation, decision, meter.cost())
+
+
+def _told(artifact: Artifact) -> Artifact:
+    how = "reused" if artifact.reused else f"made in {artifact.cost['seconds']:.1f} s"
+    say(f"{artifact.stage:<10} {artifact.manifest['name']:<16} {how}")
+    return artifact
+
+
+def _entry(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "stage": artifact.stage,
+        "name": artifact.manifest["name"],
+        "reused": artifact.reused,
+        "id": artifact.id,
+        "artifact": str(artifact.path),
+        "cost": artifact.cost,
+        "forecast": artifact.manifest["forecast"],
+    }

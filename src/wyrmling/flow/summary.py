@@ -1,0 +1,91 @@
+"""The last table of a run: rows, tokens, loss, the main metric beside the baselines, minutes, energy and memory.
+
+It adds up what the artifacts cost when they were made, also where this run only found them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from wyrmling.core.artifact import Artifact
+
+# The number that a reader looks for first, by what the model does.
+MAIN_METRICS = ("macro_f1", "entity_f1", "bpb", "loss")
+
+
+def document(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluation: Artifact) -> dict[str, Any]:
+    """The figures of the whole project as one flat document."""
+    every = [data, tokens, *steps, evaluation]
+    name, score = main_metric(evaluation)
+    last = steps[-1].figures
+    return {
+        "rows": {what: data.figures[what] for what in ("read", "kept", "dropped", "errors")},
+        "tokens": sum(step.figures["tokens"] for step in steps),
+        "steps": sum(step.figures["steps"] for step in steps),
+        "loss": last["loss"],
+        "parameters": last["parameters"],
+        "metric": name,
+        "score": {bound: score[bound] for bound in ("value", "low", "high", "n")},
+        "baselines": baselines(evaluation, name),
+        "minutes": _total(every, "seconds") / 60,
+        "wh": _total(every, "wh"),
+        "meter": steps[-1].cost["meter"],
+        "usd": _total(every, "usd"),
+        "kg_co2": _total(every, "kg_co2"),
+        "peak_memory_gb": max(artifact.cost["peak_memory_gb"] for artifact in every),
+    }
+
+
+def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluation: Artifact) -> str:
+    """The same for a person: one line per figure."""
+    figures = document(data, tokens, steps, evaluation)
+    counts, score, metric = figures["rows"], figures["score"], figures["metric"]
+    rows = ", ".join(f"{counts[what]:,} {what}" for what in ("read", "kept", "dropped", "errors"))
+    lines = [
+        (
+            "rows",
+            f"{rows['read']:,} read, {rows['kept']:,} kept, {rows['dropped']:,} dropped, {rows['errors']:,} errors",
+        ),
+        ("trained on", f"{figures['tokens']:,} tokens in {figures['steps']:,} steps, loss {figures['loss']:.4f}"),
+        ("model", f"{figures['parameters']:,} parameters"),
+        (metric, f"{_interval(score)}   on {score['n']:,} test rows"),
+        *((f"  {name}", _interval(baseline)) for name, baseline in figures["baselines"].items()),
+        ("time", f"{figures['minutes']:.1f} minutes"),
+        ("energy", f"{figures['wh']:.2f} Wh, ${figures['usd']:.4f}, {figures['kg_co2'] * 1000:.2f} g CO2"),
+        ("  by", figures["meter"]),
+        ("peak memory", f"{figures['peak_memory_gb']:.2f} GB"),
+    ]
+    return aligned(lines)
+
+
+def aligned(lines: Iterable[tuple[str, str]]) -> str:
+    """Names and values in two columns."""
+    pairs = list(lines)
+    width = max(len(name) for name, _ in pairs) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in pairs)
+
+
+def main_metric(evaluation: Artifact) -> tuple[str, dict[str, Any]]:
+    """The name and the score of the metric that stands for the model."""
+    metrics = evaluation.figures["metrics"]
+    known = [name for name in MAIN_METRICS if name in metrics] or list(metrics)
+    return known[0], metrics[known[0]]
+
+
+def baselines(evaluation: Artifact, metric: str) -> dict[str, dict[str, Any]]:
+    """The score of each baseline in this metric, where it has one."""
+    found = {name: baseline["metrics"] for name, baseline in (evaluation.figures.get("baselines") or {}).items()}
+    return {name: metrics[metric] for name, metrics in found.items() if metric in metrics}
+
+
+def _interval(score: dict[str, Any]) -> str:
+    if score["value"] is None:
+        return "not defined"
+    if score["low"] is None:
+        return f"{score['value']:.4f}"
+    return f"{score['value']:.4f}  ({score['low']:.4f} to {score['high']:.4f})"
+
+
+def _total(artifacts: Iterable[Artifact], name: str) -> float:
+    return sum(float(artifact.cost[name]) for artifact in artifacts)

@@ -1,0 +1,221 @@
+"""What a training step will take, from a closed form: minutes, memory, money, energy, CO2, each with its uncertainty.
+
+train/workload.py counts the work and `core.hardware.rates` says how fast this machine is; what earlier steps took here,
+against what was forecast, corrects the result. No torch is imported unless the rates were never measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Literal
+
+from wyrmling.config import Project, TrainObjective
+from wyrmling.core import energy, hardware
+from wyrmling.core.energy import Tariff
+from wyrmling.core.hardware import Rates
+from wyrmling.core.store import ForecastRecord, Store
+from wyrmling.train import sizing
+from wyrmling.train.sizing import Facts, Shape
+from wyrmling.train.workload import Work, memory_gb, seconds, work_of
+
+# Factors up and down that hold most errors: before anything was seen on this machine, and at best.
+FIRST_BAND = {"minutes": 1.6, "memory_gb": 1.3, "kwh": 1.6}
+# An estimated power adds this factor to those of energy, money and CO2.
+POWER_BAND = 1.5
+LEAST_BAND = 1.15
+# Corrections come from this many of the latest records.
+RECORDS = 8
+
+Quantity = Literal["minutes", "memory_gb", "kwh"]
+QUANTITIES: tuple[Quantity, ...] = ("minutes", "memory_gb", "kwh")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A forecast value and the bounds that hold it about nine times in ten."""
+
+    value: float
+    low: float
+    high: float
+
+    @staticmethod
+    def around(value: float, factor: float) -> Range:
+        """From value / factor to value x factor."""
+        return Range(value, value / factor, value * factor)
+
+    def scaled(self, factor: float) -> Range:
+        return Range(self.value * factor, self.low * factor, self.high * factor)
+
+    def plus(self, other: Range) -> Range:
+        """The sum, bounds added: errors on one machine go the same way."""
+        return Range(self.value + other.value, self.low + other.low, self.high + other.high)
+
+    def as_dict(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a piece of work will take on this machine."""
+
+    minutes: Range
+    memory_gb: Range
+    usd: Range
+    kwh: Range
+    kg_co2: Range
+    closed_form: Mapping[Quantity, float]
+    """The values before they were corrected by earlier work."""
+
+    def document(self) -> dict[str, dict[str, float]]:
+        """{minutes, memory_gb, usd, kwh, kg_co2}, each {value, low, high}."""
+        names = ("minutes", "memory_gb", "usd", "kwh", "kg_co2")
+        return {name: getattr(self, name).as_dict() for name in names}
+
+    def manifest(self) -> dict[str, dict[str, float]]:
+        """The document, with `closed_form` beside the corrected values: what the next correction is learned from."""
+        document = self.document()
+        for name, value in self.closed_form.items():
+            document[name]["closed_form"] = value
+        return document
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What earlier work on this machine took, over what the closed form said; and the band that remains.
+
+    runs   the pieces of work it was learned from; 0: none, every factor is 1
+    """
+
+    factor: Mapping[Quantity, float]
+    band: Mapping[Quantity, float]
+    runs: int
+
+
+def correct(records: Iterable[ForecastRecord], objective: TrainObjective) -> Correction:
+    """The factors that earlier forecasts on this machine were off by: the median over the latest steps alike.
+
+    Steps of the same objective count when there are any, else all. Few records move the factor less.
+    """
+    every = list(records)
+    alike = [record for record in every if record.work.endswith(f"/{objective}")] or every
+    chosen = alike[-RECORDS:]
+    learned = {name: _learn(chosen, name) for name in QUANTITIES}
+    factor = {name: factor for name, (factor, _) in learned.items()}
+    return Correction(factor, {name: band for name, (_, band) in learned.items()}, len(chosen))
+
+
+def _learn(records: Iterable[ForecastRecord], name: Quantity) -> tuple[float, float]:
+    """Factor and band of one quantity, from the records that have it."""
+    pairs = [(r.forecast.get(name, 0), r.actual.get(name, 0)) for r in records]
+    logs = [math.log(actual / forecast) for forecast, actual in pairs if actual > 0 and forecast > 0]
+    if not logs:
+        return 1.0, FIRST_BAND[name]
+    n, middle = len(logs), median(logs)
+    spread = median(abs(value - middle) for value in logs)
+    # The first band shrinks with every record; 3 median deviations hold most of a bell curve.
+    band = max(LEAST_BAND, FIRST_BAND[name] ** (1 / n), math.exp(3 * spread))
+    return math.exp(middle * n / (n + 0.5)), band
+
+
+def priced(
+    closed_form: Mapping[Quantity, float], correction: Correction, tariff: Tariff, *, power_known: bool = True
+) -> Forecast:
+    """The forecast with its bounds and prices.
+
+    closed_form   minutes, memory_gb and kwh (PUE included)
+    power_known   False when the power is an estimate too: that widens the bounds of energy, money and CO2
+    """
+    minutes, memory, kwh = (
+        Range.around(closed_form[name] * correction.factor[name], correction.band[name]) for name in QUANTITIES
+    )
+    if not power_known and not correction.runs:
+        kwh = Range.around(kwh.value, correction.band["kwh"] * POWER_BAND)
+    usd = minutes.scaled(tariff.usd_per_hour / 60).plus(kwh.scaled(tariff.usd_per_kwh))
+    return Forecast(minutes, memory, usd, kwh, kwh.scaled(tariff.g_co2_per_kwh / 1000), dict(closed_form))
+
+
+def total(forecasts: Sequence[Forecast]) -> Forecast:
+    """Work done one after the other: times and costs add up, memory is that of the largest."""
+    whole = forecasts[0]
+    for one in forecasts[1:]:
+        largest = max(whole.memory_gb, one.memory_gb, key=lambda r: r.value)
+        whole = Forecast(
+            minutes=whole.minutes.plus(one.minutes),
+            memory_gb=replace(largest, high=max(whole.memory_gb.high, one.memory_gb.high)),
+            usd=whole.usd.plus(one.usd),
+            kwh=whole.kwh.plus(one.kwh),
+            kg_co2=whole.kg_co2.plus(one.kg_co2),
+            closed_form={
+                "minutes": whole.closed_form["minutes"] + one.closed_form["minutes"],
+                "memory_gb": max(whole.closed_form["memory_gb"], one.closed_form["memory_gb"]),
+                "kwh": whole.closed_form["kwh"] + one.closed_form["kwh"],
+            },
+        )
+    return whole
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """What turns minutes into money on this machine, opened once for all stages of a project."""
+
+    tariff: Tariff
+    watts: float
+    watts_from: str
+    power_known: bool
+    records: tuple[ForecastRecord, ...]
+
+    @staticmethod
+    def of(project: Project) -> Pricing:
+        """Prices and power from `[machine]`, and this machine's earlier forecasts from the project database."""
+        asked = project.settings.machine
+        boards = sum(gpu.watts for gpu in hardware.machine().gpus)
+        on_gpu = hardware.device(asked.device) == "cuda"
+        watts, source = energy.full_load_watts(asked.watts, gpu_watts=boards if on_gpu else 0.0)
+        return Pricing(project.meter().tariff, watts, source, asked.watts is not None, _records(project))
+
+    def forecast(self, minutes: float, memory: float, correction: Correction) -> Forecast:
+        """The forecast of work that takes so long, at full load."""
+        kwh = self.watts * minutes / 60 / 1000 * self.tariff.pue
+        closed: dict[Quantity, float] = {"minutes": minutes, "memory_gb": memory, "kwh": kwh}
+        return priced(closed, correction, self.tariff, power_known=self.power_known)
+
+
+def _records(project: Project) -> tuple[ForecastRecord, ...]:
+    """What happened on this machine before; nothing where the project has no database yet."""
+    if project.settings.database is None and not (project.root / "wyrmling.db").is_file():
+        return ()
+    store = Store.open(project.database_url)
+    try:
+        return tuple(store.forecasts(hardware.machine().id))
+    finally:
+        store.close()
+
+
+def step_forecast(work: Work, pricing: Pricing, rates: Rates | None = None) -> Forecast:
+    """The forecast of one training step. rates: None measures them, or reads what was measured before."""
+    measured = rates or hardware.rates(work.device)
+    correction = correct(pricing.records, work.objective)
+    return pricing.forecast(seconds(work, measured) / 60, memory_gb(work), correction)
+
+
+def forecast(
+    project: Project, facts: Facts, *, shape: Shape | None = None, validation_tokens: float = 0
+) -> dict[str, Forecast]:
+    """The forecast of every train step by its name, in order; `total` adds them up.
+
+    shape   the model's sizes; None derives them as for a model from scratch
+    """
+    settings = project.settings
+    scratch = shape is None
+    sizes = shape or sizing.derive_model(settings, project.steps, facts)
+    pricing = Pricing.of(project)
+    arithmetic = hardware.dtype(facts.device, settings.machine.dtype)
+    found: dict[str, Forecast] = {}
+    for number, step in enumerate(project.steps):
+        derived = sizing.derive_step(settings, step, sizes, facts, scratch=scratch, first=number == 0)
+        work = work_of(step, sizes, derived, facts, dtype=arithmetic, validation_tokens=validation_tokens)
+        found[step.name] = step_forecast(work, pricing)
+    return found

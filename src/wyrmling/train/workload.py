@@ -1,0 +1,155 @@
+"""How much work a training step is: multiply-adds, bytes moved, calls, memory held; a closed form, no torch.
+
+docs/plan.md has the formulas and how well they did; train/forecast.py adds uncertainty and prices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from wyrmling.config import TrainObjective, TrainStep
+from wyrmling.core import hardware
+from wyrmling.core.hardware import Rates
+from wyrmling.train.sizing import Derived, Facts, Shape
+
+# How often each counted thing is paid, fitted on 2 cores (AMD Milan, torch 2.13, float32) over 28 steps of 0.3 to 13M
+# weights, documents of 16 to 512 tokens, both families; the fit is off by 6 % (root mean square).
+MATMUL, ATTENTION = 1.03, 1.03  # FLOPs of the blocks, against the probe's matrix product
+MOVED = 16.4  # times that each saved activation byte crosses the memory bus, forward and backward
+HEAD, LOGITS_MOVED = 0.61, 54.0  # FLOPs of the output matrix; crossings of each byte of logits
+NEWTON_SCHULZ, STATE_MOVED = 1.08, 17.5  # FLOPs of Muon's iterations; crossings of each byte of weights per update
+# Small operations per layer and micro-batch. On a GPU they overlap with the work (assumption, not measured).
+CALLS_PER_LAYER = {"cpu": 1000.0, "cuda": 200.0}
+CALLS_PER_UPDATE = 1200.0
+# Seconds before the first step: starting Python and torch, reading the store, checking the rows.
+START_SECONDS = 6.0
+# Memory of the process before the model is there: Python, torch and the libraries of the stage, in GB.
+BASE_GB = {"cpu": 0.45, "cuda": 1.3}
+# The chunked loss holds this many rows of logits, three times over.
+LOSS_ROWS, LOGITS_HELD = 512, 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training step, as far as its cost goes. Counts are tokens, weights and optimizer updates.
+
+    logits       share of the tokens that meet the output matrix
+    outputs      rows of that matrix: vocabulary, classes or tags
+    length       mean length of a document
+    looked_at    validation tokens scored over all looks
+    """
+
+    objective: TrainObjective
+    shape: Shape
+    steps: int
+    batch_tokens: int
+    micro_batch_tokens: int
+    length: float
+    logits: float
+    outputs: int
+    looked_at: float
+    optimizer: Literal["muon", "adamw"]
+    device: hardware.Device
+    dtype: hardware.Dtype
+    only_head: bool = False
+
+
+def work_of(
+    step: TrainStep,
+    shape: Shape,
+    derived: Derived,
+    facts: Facts,
+    *,
+    dtype: hardware.Dtype,
+    validation_tokens: float = 0,
+) -> Work:
+    """The work of one step. validation_tokens: scored at each look; 0 when there are no validation rows."""
+    rows = facts.of(step)
+    tokens, count = sum(s.tokens for s in rows), sum(s.rows for s in rows)
+    length = min(shape.context, tokens / max(1, count))
+    # Every token of a document predicts or is predicted, but: masked learns the hidden ones, classify one row per text.
+    share = {"masked": step.mask_rate, "classify": 1 / max(1.0, length)}.get(step.objective, 1.0)
+    outputs = {"classify": facts.labels, "tag": facts.tags}.get(step.objective, shape.vocab_size)
+    return Work(
+        objective=step.objective,
+        shape=shape,
+        steps=derived.steps,
+        batch_tokens=derived.batch_tokens,
+        micro_batch_tokens=min(derived.micro_batch_tokens, derived.batch_tokens),
+        length=length,
+        logits=share,
+        outputs=outputs,
+        looked_at=validation_tokens * derived.steps / derived.evaluate_every,
+        optimizer=derived.optimizer,
+        device=facts.device,
+        dtype=dtype,
+        only_head=step.method == "probe",
+    )
+
+
+def flops_per_token(work: Work) -> float:
+    """Multiply-adds (counted as two) of training on one token: 6 per weight, 12 per attended value."""
+    shape = work.shape
+    seen = work.length / 2 if shape.family == "qwen3" and work.device == "cuda" else work.length
+    body = 2 * shape.body_parameters + 4 * shape.layers * shape.heads * shape.head_dim * seen
+    return (1 if work.only_head else 3) * body + 6 * shape.width * work.outputs * work.logits
+
+
+def activation_bytes(shape: Shape, dtype: hardware.Dtype) -> float:
+    """Bytes that the forward pass keeps per token and layer for the backward pass.
+
+    The coefficients are counted on our own block by saved-tensor hooks; tests/train/test_forecast.py counts them again.
+    """
+    q, kv, d, f = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.width, shape.ffn
+    if shape.family == "qwen3":
+        # Normed queries and keys are kept once more than in a block without.
+        return 24 * d + 16 * f + 18 * q + 14 * kv if dtype == "float32" else 26 * d + 8 * f + 12 * q + 10 * kv
+    return 20 * d + 16 * f + 12 * q + 8 * kv if dtype == "float32" else 22 * d + 8 * f + 6 * q + 4 * kv
+
+
+def seconds(work: Work, rates: Rates) -> float:
+    """Seconds of the step, start and looks at the validation rows included."""
+    shape, flops = work.shape, rates.of(work.dtype)
+    train, look = (1, 1 / 3) if work.only_head else (3, 1)
+    body = MATMUL * (2 * shape.body_parameters + 4 * shape.layers * shape.heads * shape.head_dim * work.length) / flops
+    moved = MOVED / 3 * activation_bytes(shape, work.dtype) * shape.layers / rates.copy
+    head = 6 * HEAD * shape.width * work.outputs / flops + LOGITS_MOVED * 4 * work.outputs / rates.copy
+    micro_batches = math.ceil(work.batch_tokens / work.micro_batch_tokens)
+    calls = (CALLS_PER_LAYER[work.device] * shape.layers * micro_batches + CALLS_PER_UPDATE) * rates.call
+    per_step = work.batch_tokens * (train * (body + moved) + head * work.logits) + calls + _update_seconds(work, rates)
+    looking = work.looked_at * (look * (body + moved) + head * work.logits / 3)
+    return START_SECONDS + work.steps * per_step + looking
+
+
+def _update_seconds(work: Work, rates: Rates) -> float:
+    """One optimizer update: the bytes of weights and moments, and Muon's iterations on the blocks' matrices."""
+    shape = work.shape
+    if work.only_head:
+        return STATE_MOVED * 4 * shape.width * work.outputs / rates.copy
+    moved = STATE_MOVED * 4 * shape.parameters / rates.copy
+    if work.optimizer == "adamw":
+        return moved
+    d, q, kv = shape.width, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    sizes = ((q + 2 * kv, d), (d, q), (2 * shape.ffn, d), (d, shape.ffn))
+    flops = sum(5 * (4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3) for s in sizes) * shape.layers
+    return moved + NEWTON_SCHULZ * flops / rates.float32
+
+
+def memory_gb(work: Work) -> float:
+    """Peak memory: the process, weights, gradients, moments, kept activations and logits, or the update's own needs."""
+    shape = work.shape
+    moved = shape.width * work.outputs if work.only_head else shape.parameters
+    matrices = 0 if work.only_head or work.optimizer == "adamw" else shape.body_parameters
+    moments = 4 * matrices + 8 * (moved - matrices)
+    held = 4 * shape.parameters + 4 * moved + moments
+    layers = 1 if work.only_head else shape.layers
+    kept = work.micro_batch_tokens * layers * activation_bytes(shape, work.dtype)
+    if work.dtype == "bfloat16":
+        kept += 2 * shape.body_parameters
+    logits = LOGITS_HELD * 4 * work.outputs * min(LOSS_ROWS, work.micro_batch_tokens * work.logits)
+    features = 8 * shape.width * work.micro_batch_tokens * work.logits
+    # Muon stacks gradients, makes updates and two squares: about four times the matrices.
+    updating = 16 * matrices
+    return BASE_GB[work.device] + (held + max(kept + logits + features, updating)) / 1e9
