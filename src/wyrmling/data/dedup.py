@@ -149,10 +149,9 @@ def _buckets(sets: Sequence[Hashes]) -> Iterator[list[int]]:
         part = np.ascontiguousarray(signatures[:, band * BAND_ROWS : (band + 1) * BAND_ROWS])
         keys = part.view(np.dtype((np.void, part.shape[1] * part.itemsize))).ravel()
         order = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1
-        for group in np.split(order, edges):
-            if len(group) > 1:
-                yield sorted(filled[k] for k in group)
+        starts = np.concatenate(([0], np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1, [len(order)]))
+        for k in np.flatnonzero(np.diff(starts) > 1):
+            yield sorted(filled[n] for n in order[starts[k] : starts[k + 1]])
 
 
 def _signatures(sets: Sequence[Hashes]) -> Iterator[Any]:

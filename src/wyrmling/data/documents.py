@@ -25,7 +25,7 @@ def read_txt(text: str, source: Source) -> Found:
     for part in text.split(source.separator):
         if part.strip():
             skipped = len(part) - len(part.lstrip())
-            yield Item(f":{line + part.count(chr(10), 0, skipped)}", part)
+            yield Item(f":{line + part.count(chr(10), 0, skipped)}", part.strip())
         line += part.count("\n") + source.separator.count("\n")
 
 

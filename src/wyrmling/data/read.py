@@ -132,6 +132,11 @@ def read_source(origin: Origin, group: str | None = None) -> list[Row]:
         rows += _read_file(origin, path, relative, group)
     identify(rows)
     _report(origin.name, rows)
+    named = _named_columns(origin.source)
+    if named and not any(row.family in TABLES for row in rows):
+        family = next(row.family for row in rows if row.alive)
+        where = f"data.sources.{origin.name}.{named}"
+        raise BadInput(f"a {family} file has no columns", where=where, fix=f"leave {named} out")
     return rows
 
 
@@ -161,15 +166,13 @@ def _read_file(origin: Origin, path: Path, relative: str, group: str | None) -> 
     shape = None
     if tables:
         columns = list(dict.fromkeys(column for cells in tables for column in cells))
-        shape = find_shape(origin.name, origin.source, columns, relative)
-    elif items and not any(isinstance(item, Item) for item in items):
-        shape = None
-    elif (named := _named_columns(origin.source)) is not None:
-        raise BadInput(
-            f"a {family} file has no columns",
-            where=f"{relative}, data.sources.{origin.name}.{named}",
-            fix=f"leave {named} out",
-        )
+        try:
+            shape = find_shape(origin.name, origin.source, columns, relative)
+        except BadInput as error:
+            # Among many files a table that was not meant must not stop the others.
+            if len(origin.files) == 1 or _named_columns(origin.source):
+                raise
+            return [failed(origin.name, relative, family, f"{error.what}; {error.fix}")]
     if not items:
         return [failed(origin.name, relative, family, "the file holds no record")]
     return [_row(origin, relative, family, item, shape, group) for item in items]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,8 +118,8 @@ def _keep_labels_in_train(units: list[Unit], kept: list[Row]) -> None:
 
 def _warn_labels(kept: list[Row]) -> None:
     learned = [row.label for row in kept if row.split == "train" and row.label is not None]
-    everywhere = [row.label for row in kept if row.fixed != "test" and row.label is not None]
-    once = sorted({label for label in learned if everywhere.count(label) == 1}) if len(set(learned)) > 1 else []
+    everywhere = Counter(row.label for row in kept if row.fixed != "test")
+    once = sorted({label for label in learned if everywhere[label] == 1})
     if once:
         warn(f"seen only once, so learned but never scored: {_names(once)}; add rows with these labels")
     unknown = sorted({row.label for row in kept if row.label is not None and row.split == "test"} - set(learned))
