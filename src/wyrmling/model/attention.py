@@ -80,7 +80,9 @@ class Segments:
         """The layout for this device, made at the first call and kept."""
         key = (device, causal)
         if key not in self._plans:
-            self._plans[key] = _plan(self, device, causal)
+            # Outside inference mode, whose tensors could not take part in training later.
+            with torch.inference_mode(False):
+                self._plans[key] = _plan(self, device, causal)
         return self._plans[key]
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wyrmling.core.errors import BadSetting
+from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Attend, Segments
 
 FamilyName = Literal["qwen3", "llama", "modernbert"]
@@ -215,7 +215,14 @@ class Transformer(nn.Module):
         tokens_N   int64 ids of all documents, end to end
         segments   their lengths; the sum is N
         rows_R     int64 indices of the tokens whose hidden states are wanted. None: all
+        Raises     BadInput when a document is longer than the context
         """
+        if max(segments.lengths) > self.config.context:
+            raise BadInput(
+                f"a document of {max(segments.lengths)} tokens is longer than the model's context of "
+                f"{self.config.context}",
+                fix="shorten or split the document",
+            )
         plan = segments.plan(tokens_N.device, causal=self.config.causal)
         x_PD = self.layers(tokens_N[plan.order_P], plan.positions_P, plan.attend)
         wanted = plan.where_N if rows_R is None else plan.where_N[rows_R]
@@ -233,10 +240,10 @@ class Transformer(nn.Module):
     def rope(self, positions_P: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotation at each position, both (P, 1, K/2) float32."""
         if self.rope_table is None or self.rope_table[0].device != positions_P.device:
-            inverse_k = self.config.rope_theta ** (
-                -torch.arange(0, self.config.head_dim, 2, device=positions_P.device).float() / self.config.head_dim
-            )
-            angles_Tk = torch.arange(self.config.context, device=positions_P.device).float()[:, None] * inverse_k
-            self.rope_table = (angles_Tk.cos(), angles_Tk.sin())
+            # Outside inference mode, whose tensors could not take part in training later.
+            with torch.inference_mode(False):
+                exponents_k = -torch.arange(0, self.config.head_dim, 2).float() / self.config.head_dim
+                angles_Tk = torch.arange(self.config.context).float()[:, None] * self.config.rope_theta**exponents_k
+                self.rope_table = (angles_Tk.cos().to(positions_P.device), angles_Tk.sin().to(positions_P.device))
         cos_Tk, sin_Tk = self.rope_table
         return cos_Tk[positions_P].unsqueeze(1), sin_Tk[positions_P].unsqueeze(1)

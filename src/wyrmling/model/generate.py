@@ -1,0 +1,263 @@
+"""Answers token by token, for a batch whose members come and go at every step (continuous batching).
+
+    decoder = Decoder(model)
+    handle = decoder.add(prompt_ids, Sampling(temperature=0, stop_ids=frozenset({eos})))
+    while decoder.running:
+        for token in decoder.step(): ...
+
+It knows ids, not text: stop strings and UTF-8 belong to the caller. Not for use from several threads at once.
+
+Letters: B sequences, G key/value heads, T places of the cache, K head width, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.model.attention import Segments
+from wyrmling.model.heads import Model
+from wyrmling.model.sampling import Sampling, draw
+
+Finish = Literal["stop", "length"]
+
+
+class Token(NamedTuple):
+    """One token of one answer.
+
+    handle    which answer
+    id        the token
+    logprob   its natural log-probability by the model itself: before penalties, biases, temperature and cuts
+    top       the most probable tokens and their log-probabilities, best first, as many as were asked for
+    finish    "stop" after a stop id, "length" at max_tokens or the end of the context, None when more follows
+    """
+
+    handle: int
+    id: int
+    logprob: float
+    top: list[tuple[int, float]]
+    finish: Finish | None
+
+
+@dataclass
+class Answer:
+    """One answer in the making."""
+
+    handle: int
+    prompt: list[int]
+    sampling: Sampling
+    generator: torch.Generator
+    answer: list[int] = field(default_factory=list)
+
+
+class Cache:
+    """Keys and values of every layer; sequences lie in slots 0 … B-1 without gaps. It grows as needed."""
+
+    def __init__(self, model: Model) -> None:
+        config = model.config
+        weight = model.body.embedding.weight
+        self.context = config.context
+        # (2: keys and values, layers, slots, G, T, K)
+        self.kv = weight.new_zeros(2, config.layers, 1, config.kv_heads, min(64, config.context), config.head_dim)
+
+    def reserve(self, slots: int, places: int) -> None:
+        """Make room for this many sequences of this many tokens, doubling so that growth stays rare."""
+        have_slots, have_places = self.kv.shape[2], self.kv.shape[4]
+        if slots <= have_slots and places <= have_places:
+            return
+        shape = list(self.kv.shape)
+        shape[2] = max(slots, 2 * have_slots) if slots > have_slots else have_slots
+        shape[4] = min(max(places, 2 * have_places), self.context) if places > have_places else have_places
+        grown = self.kv.new_zeros(shape)
+        grown[:, :, :have_slots, :, :have_places] = self.kv
+        self.kv = grown
+
+    def put(self, layer: int, slot: int, k_TGK: Tensor, v_TGK: Tensor) -> None:
+        """Store the keys and values of a whole prompt."""
+        self.kv[0, layer, slot, :, : len(k_TGK)] = k_TGK.transpose(0, 1)
+        self.kv[1, layer, slot, :, : len(v_TGK)] = v_TGK.transpose(0, 1)
+
+    def move(self, source: int, target: int) -> None:
+        """Give the sequence in slot `source` the slot `target`."""
+        self.kv[:, :, target] = self.kv[:, :, source]
+
+
+class Decoder:
+    """Generates for many prompts at once; an answer does not depend on what else is being answered.
+
+    Raises   BadSetting when the model does not predict next tokens
+    """
+
+    def __init__(self, model: Model) -> None:
+        if model.head_name != "next":
+            raise BadSetting(
+                f"a model with the head {model.head_name!r} can't generate text",
+                fix="use a model trained with the objective causal or sft",
+            )
+        self.model = model.eval()
+        self.device = model.body.embedding.weight.device
+        self.cache = Cache(model)
+        self.active: list[Answer] = []
+        self.waiting: list[Answer] = []
+        self.next_handle = 0
+
+    @property
+    def running(self) -> int:
+        """Answers that are not finished."""
+        return len(self.active) + len(self.waiting)
+
+    def add(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """Begin an answer; its first token comes with the next step. Returns the handle.
+
+        Raises   BadInput for a prompt that is empty, leaves no room in the context, or holds an unknown id
+        """
+        check_prompt(self.model, prompt, room=1)
+        handle, self.next_handle = self.next_handle, self.next_handle + 1
+        self.waiting.append(Answer(handle, list(prompt), sampling, sampling.generator()))
+        return handle
+
+    def remove(self, handle: int) -> None:
+        """Give up an answer. A finished one is gone already; removing it again does nothing."""
+        self.waiting = [s for s in self.waiting if s.handle != handle]
+        for slot, sequence in enumerate(self.active):
+            if sequence.handle == handle:
+                self._free(slot)
+                return
+
+    @torch.no_grad()
+    def step(self) -> list[Token]:
+        """One more token for every answer, new ones first taking in their prompt. Finished answers leave."""
+        logits = [self._continue()] if self.active else []
+        if self.waiting:
+            logits.append(self._prefill())
+        if not logits:
+            return []
+        tokens = self._choose(torch.cat(logits).float().cpu())
+        for slot in reversed(range(len(tokens))):
+            if tokens[slot].finish:
+                self._free(slot)
+        return tokens
+
+    def _continue(self) -> Tensor:
+        """Logits (B, V) after the last token of every active sequence, whose keys and values join the cache."""
+        position_B = torch.tensor([len(s.prompt) + len(s.answer) - 1 for s in self.active], device=self.device)
+        longest = int(position_B.max()) + 1
+        self.cache.reserve(len(self.active), longest)
+        slot_B = torch.arange(len(self.active), device=self.device)
+        attend_B11T = (torch.arange(longest, device=self.device) <= position_B[:, None])[:, None, None, :]
+
+        def attend(layer: int, q_BHK: Tensor, k_BGK: Tensor, v_BGK: Tensor) -> Tensor:
+            keys, values = self.cache.kv[:, layer]
+            keys[slot_B, :, position_B] = k_BGK
+            values[slot_B, :, position_B] = v_BGK
+            out_BH1K = F.scaled_dot_product_attention(
+                q_BHK.unsqueeze(2),
+                keys[: len(slot_B), :, :longest],
+                values[: len(slot_B), :, :longest],
+                attn_mask=attend_B11T,
+                enable_gqa=q_BHK.shape[1] != k_BGK.shape[1],
+            )
+            return out_BH1K.squeeze(2)
+
+        last_B = torch.tensor([s.answer[-1] for s in self.active], device=self.device)
+        hidden_BD = self.model.body.final_norm(self.model.body.layers(last_B, position_B, attend))
+        return F.linear(hidden_BD, *self.model.output)
+
+    def _prefill(self) -> Tensor:
+        """Logits (B, V) after the prompts that wait; they become active."""
+        first_slot, new, self.waiting = len(self.active), self.waiting, []
+        segments = Segments([len(s.prompt) for s in new])
+        tokens_N = torch.tensor([token for s in new for token in s.prompt], device=self.device)
+        self.cache.reserve(first_slot + len(new), max(segments.lengths))
+        plan = segments.plan(self.device, causal=True)
+        place_of_each = torch.split(plan.where_N, list(segments.lengths))
+
+        def attend(layer: int, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor) -> Tensor:
+            for slot, place_T in enumerate(place_of_each, start=first_slot):
+                self.cache.put(layer, slot, k_PGK[place_T], v_PGK[place_T])
+            return plan.attend(layer, q_PHK, k_PGK, v_PGK)
+
+        x_PD = self.model.body.layers(tokens_N[plan.order_P], plan.positions_P, attend)
+        last_B = torch.stack([place_T[-1] for place_T in place_of_each])
+        self.active += new
+        return F.linear(self.model.body.final_norm(x_PD[last_B]), *self.model.output)
+
+    def _choose(self, logits_BV: Tensor) -> list[Token]:
+        """Draw the next token of every active sequence and note it in its answer."""
+        # The probabilities are over all rows, as in training; rows that no token of the tokenizer has are never drawn.
+        logprobs_BV = logits_BV.log_softmax(-1)
+        drawable_BV = logits_BV[:, : self.model.config.tokens]
+        best_B = drawable_BV.argmax(-1).tolist()
+        tokens = []
+        for row, s in enumerate(self.active):
+            plain = s.sampling.plain
+            id = best_B[row] if plain else draw(drawable_BV[row], s.sampling, s.prompt, s.answer, s.generator)
+            s.answer.append(id)
+            top = _top(logprobs_BV[row, : self.model.config.tokens], s.sampling.top_logprobs)
+            tokens.append(Token(s.handle, id, float(logprobs_BV[row, id]), top, self._finish(s)))
+        return tokens
+
+    def _finish(self, s: Answer) -> Finish | None:
+        if s.answer[-1] in s.sampling.stop_ids:
+            return "stop"
+        full = len(s.prompt) + len(s.answer) >= self.model.config.context
+        return "length" if full or len(s.answer) >= s.sampling.max_tokens else None
+
+    def _free(self, slot: int) -> None:
+        """Drop a sequence; the last one moves into its slot."""
+        last = self.active.pop()
+        if slot < len(self.active):
+            self.cache.move(len(self.active), slot)
+            self.active[slot] = last
+
+
+def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Token]]:
+    """The whole answer to each prompt; a stop id, if one was drawn, is its last token."""
+    decoder = Decoder(model)
+    answers: dict[int, list[Token]] = {decoder.add(prompt, sampling): [] for prompt in prompts}
+    while decoder.running:
+        for token in decoder.step():
+            answers[token.handle].append(token)
+    return list(answers.values())
+
+
+@torch.no_grad()
+def score(model: Model, ids: Sequence[int], *, top_logprobs: int = 0) -> list[Token]:
+    """The tokens after the first, each with its log-probability given all before it, as one full forward pass gives it.
+
+    Raises   BadInput as `Decoder.add` does
+    """
+    check_prompt(model, ids, room=0)
+    tokens_N = torch.tensor(list(ids), device=model.body.embedding.weight.device)
+    logprobs_NV = model.eval().logits(tokens_N, Segments([len(ids)])).float().log_softmax(-1).cpu()
+    return [
+        Token(0, int(id), float(row_V[id]), _top(row_V[: model.config.tokens], top_logprobs), None)
+        for id, row_V in zip(ids[1:], logprobs_NV, strict=False)
+    ]
+
+
+def check_prompt(model: Model, ids: Sequence[int], *, room: int) -> None:
+    """Raise BadInput when a prompt is empty, too long to leave `room` tokens, or has an id outside the vocabulary."""
+    if not ids:
+        raise BadInput("the prompt is empty: a model needs at least one token to go on from")
+    if len(ids) + room > model.config.context:
+        raise BadInput(
+            f"the prompt has {len(ids)} tokens, but the model's context is {model.config.context}",
+            fix="shorten the prompt",
+        )
+    unknown = [id for id in ids if not 0 <= id < model.config.vocab_size]
+    if unknown:
+        raise BadInput(f"token id {unknown[0]} is outside the vocabulary of {model.config.vocab_size}")
+
+
+def _top(logprobs_V: Tensor, count: int) -> list[tuple[int, float]]:
+    if not count:
+        return []
+    values, ids = logprobs_V.topk(min(count, len(logprobs_V)))
+    return list(zip(ids.tolist(), values.tolist(), strict=True))
