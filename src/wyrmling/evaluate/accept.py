@@ -1,4 +1,4 @@
-"""`objective.accept`: conditions a model must meet, checked before training and judged after it by interval, not by luck.
+"""`objective.accept`: conditions a model must meet, checked before training, judged after it by interval, not by luck.
 
 A line is `metric[label] OP value`, such as `macro_f1 >= 0.88`, `recall[lost_card] >= 0.8`, `latency_p95_ms <= 200` or
 `macro_f1 > baseline.tfidf + 0.01`. OP is >=, <=, > or <. A trailing `@point` decides on the point value and says so.
@@ -26,7 +26,7 @@ MOST_ROWS = 100_000
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _LINE = re.compile(
-    r"^\s*(?P<metric>[A-Za-z_0-9]+)\s*(?:\[(?P<label>.*)\])?\s*(?P<op>>=|<=|>|<)\s*(?P<value>.+?)\s*(?P<point>@point)?\s*$"
+    r"^\s*(?P<metric>\w+)\s*(?:\[(?P<label>.*)\])?\s*(?P<op>>=|<=|>|<)\s*(?P<value>.+?)\s*(?P<point>@point)?\s*$"
 )
 _BASELINE = re.compile(r"^baseline\.(?P<name>\w+)\s*(?:(?P<sign>[+-])\s*(?P<margin>[0-9.eE+-]+))?$")
 
@@ -76,7 +76,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Line:
-    """The verdict on one criterion. `rows_needed` is how many test rows would settle it; None: settled, or no number would."""
+    """The verdict on one criterion. `rows_needed`: test rows that would settle it; None: settled, or none would."""
 
     criterion: str
     status: Status
@@ -86,6 +86,11 @@ class Line:
     high: float | None
     n: int
     rows_needed: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The line for a person: PASS  macro_f1 >= 0.88: 0.91 [0.9, 0.92]"""
+        return f"{self.status}  {self.criterion}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class Verdict:
         return EXIT_CODES[self.status]
 
     def as_dict(self) -> dict[str, Any]:
-        return {"status": self.status, "lines": [asdict(line) for line in self.lines]}
+        lines = [{"text": line.text, **asdict(line)} for line in self.lines]
+        return {"status": self.status, "lines": lines}
 
 
 def parse(lines: Iterable[str], task: str, labels: Sequence[str] | None = None) -> list[Criterion]:
@@ -206,7 +212,8 @@ def impossible(criteria: Iterable[Criterion], rows: int, rows_by_label: Mapping[
                 else f"{statistics.rows_to_prove(criterion.threshold)} rows"
             )
             problems.append(
-                f"{criterion.text!r} cannot pass with this test: {n} rows, all right, prove at most {best:.3f}; it needs {needs}"
+                f"{criterion.text!r} cannot pass with this test: {n} rows, all right, prove at most {best:.3f}; "
+                f"it needs {needs}"
             )
     return problems
 

@@ -112,7 +112,7 @@ def _word_features(words: Sequence[str], lower: list[str], shapes: list[str], i:
 
 
 def _shape(word: str) -> str:
-    """X for capitals, x for letters, d for digits, other characters as they are; repeats are collapsed: "McX9!" XxXd!"""
+    """X for capitals, x for small letters, d for digits, others as they are, repeats collapsed: "McX99!" is XxXd!"""
     shape = ""
     for character in word:
         kind = "X" if character.isupper() else "x" if character.islower() else "d" if character.isdigit() else character

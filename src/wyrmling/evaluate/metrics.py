@@ -1,8 +1,8 @@
 """Metrics as functions of summed per-row counts: the same code gives the point, a slice and every bootstrap resample.
 
-A count array `sums` is (..., 3, C): for each class or entity type the correct, the gold and the predicted items. 0/0 is 0,
-as in scikit-learn's `zero_division=0`. `scored_C` marks the classes that averages run over: those with gold rows in the
-test, fixed before resampling, so that one stray prediction can't change the denominator.
+A count array `sums` is (..., 3, C): for each class or entity type the correct, the gold and the predicted items. 0/0 is
+0, as in scikit-learn's `zero_division=0`. `scored_C` marks the classes that averages run over: those with gold rows in
+the test, fixed before resampling, so that one stray prediction can't change the denominator.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def reliability(confidence_N: Floats, right_N: Bools, bins: int = ECE_BINS) -> R
 
 
 def ece(gaps: Floats, n: int) -> Floats:
-    """Expected calibration error from the per-bin sums of confidence minus right, (..., bins). Source: Guo et al. 2017."""
+    """Expected calibration error from per-bin sums of confidence minus right, (..., bins). Source: Guo et al. 2017."""
     return np.asarray(np.abs(gaps).sum(-1) / n)
 
 
@@ -220,7 +220,8 @@ class Entity(NamedTuple):
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Entities of one sentence by the rules of conlleval, which forgive an I without its B.
 
-    An entity starts at B or S, at I or E after O or after another type; it ends before B, S, O, another type, or after E, S.
+    An entity starts at B or S, and at I or E after O or another type. It ends before B, S, O or another type, and
+    after E or S.
     Source   conlleval.pl (CoNLL-2000); the default mode of seqeval
     """
     found: list[Entity] = []

@@ -17,7 +17,7 @@ from wyrmling.evaluate import metrics, statistics
 from wyrmling.evaluate.metrics import Bools
 from wyrmling.evaluate.statistics import Difference, Floats, Interval, Ints
 
-# Below this many test rows a class the bootstrap of an average over classes does not cover the truth (docs/evaluate.md).
+# With fewer test rows a class, the bootstrap of an average over classes does not cover the truth (docs/evaluate.md).
 MIN_ROWS_PER_CLASS = 6
 RESAMPLES = 2000
 SEED = 0
@@ -25,7 +25,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with its 95 % interval. None: undefined (value), or not to be had from these rows (low, high)."""
+    """A metric's value with its 95 % interval. None: undefined (value), not to be had from these rows (low, high)."""
 
     value: float | None
     low: float | None
@@ -74,7 +74,7 @@ class ClassOutcome:
     def sums(self) -> Floats:
         """(3, C) correct, gold and predicted rows per label."""
         ones = np.ones((1, len(self.gold_N)))
-        return metrics.class_sums(ones, self.gold_N, self.predicted_N, len(self.labels))[0]
+        return np.asarray(metrics.class_sums(ones, self.gold_N, self.predicted_N, len(self.labels))[0])
 
     def scores(self) -> dict[str, Score]:
         """Every classification metric; those of probabilities only where there are some."""

@@ -1,0 +1,148 @@
+"""From a task to its test and training rows. Rows are dicts in the columns of core.records.EXAMPLE_SCHEMA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wyrmling.config import Data, Project, Source
+from wyrmling.core.artifact import Artifact
+from wyrmling.core.errors import BadInput, BadSetting
+
+if TYPE_CHECKING:
+    from wyrmling.data.rows import Row
+
+Example = dict[str, Any]
+
+MAIN_METRIC = {"classify": "macro_f1", "tag": "entity_f1"} | dict.fromkeys(
+    ("complete", "chat", "answer", "summarize"), "bpb"
+)
+# Which rows answer for a task, and which head of a model can.
+KINDS: dict[str, tuple[str, ...]] = {
+    "classify": ("labelled",),
+    "tag": ("tagged",),
+    "complete": ("document", "labelled"),
+    "chat": ("conversation",),
+    "answer": ("conversation",),
+    "summarize": ("conversation",),
+}
+HEADS = {"classify": "classes", "tag": "tags"} | dict.fromkeys(("complete", "chat", "answer", "summarize"), "next")
+# The columns that a source of such rows may name.
+_NAMING = {"classify": ("label",), "tag": ("tags",), "complete": ("text",)} | dict.fromkeys(
+    ("chat", "answer", "summarize"), ("prompt", "messages")
+)
+_COLUMNS = ["row_id", "origin", "kind", "text", "label", "words", "tags", "messages"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one evaluation: `test` is scored, `train` is what the baselines may learn from."""
+
+    test: list[Example]
+    train: list[Example]
+
+
+def from_artifact(data: Artifact, task: str) -> Rows:
+    """The test and training rows of a data artifact. Raises BadInput when there is no test row for the task."""
+    test = _read(data, task, "test")
+    if not test:
+        raise BadInput(
+            f"the data has no test row for the task {task!r} (kinds: {', '.join(KINDS[task])})",
+            where=data.path / "examples.parquet",
+            fix='raise data.split.test, give a source split = "test", or name a file with --test FILE',
+        )
+    return Rows(test, _read(data, task, "train"))
+
+
+def from_file(project: Project, data: Artifact, file: Path) -> Rows:
+    """Test rows from a file of the user, read and cleaned like the project's own; training rows from the artifact."""
+    return Rows(read_file(project, file), _read(data, project.settings.objective.task, "train"))
+
+
+def _read(data: Artifact, task: str, split: str) -> list[Example]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(
+        data.path / "examples.parquet",
+        columns=_COLUMNS,
+        filters=[("split", "=", split), ("kind", "in", KINDS[task])],
+    )
+    rows: list[Example] = table.to_pylist()
+    return rows
+
+
+def read_file(project: Project, file: Path) -> list[Example]:
+    """The rows of a test file, with the columns of the project's first source that names some.
+
+    Raises   BadInput naming the first row that can't be read or has nothing to score: a test is never cut silently
+    """
+    from wyrmling.data import read
+    from wyrmling.data.run import tidy
+
+    task = project.settings.objective.task
+    if not file.is_file():
+        raise BadInput(f"{file} does not exist", where="--test", fix="name a file that can be read")
+    origin = read.find_origin("test", _source_for(project.settings.data, task, file), project.root)
+    rows = read.read_source(origin)
+    # Cleaned like the training rows, but not judged: the quality of a test row is the user's business.
+    tidy(rows, project.settings.data.clean.model_copy(update={"profile": None, "min_chars": 1}))
+    wanted = " or ".join(KINDS[task])
+    for row in rows:
+        if not row.alive or row.kind not in KINDS[task] or not row.body.strip():
+            what = row.value or f"the task {task!r} needs {wanted} rows with text, this one is {row.kind}"
+            raise BadInput(what, where=row.origin, fix="mend the row, take it out, or name the columns in the source")
+    return [_example(row) for row in rows]
+
+
+def _example(row: Row) -> Example:
+    whole = {name: getattr(row, name) for name in _COLUMNS}
+    return {**whole, "text": row.body, "messages": [message._asdict() for message in row.messages]}
+
+
+def _source_for(data: Data, task: str, file: Path) -> Source:
+    """The first source that names the task's columns (else the first of all), with the file in the place of its own."""
+    sources = list(data.sources.values())
+    named = [source for source in sources if any(getattr(source, column) for column in _NAMING[task])]
+    columns = {"text", "label", "prompt", "response", "messages", "words", "tags", "separator", "delimiter", "encoding"}
+    return Source(path=str(file.resolve()), split="test", **(named or sources)[0].model_dump(include=columns))
+
+
+def gold_labels(rows: Sequence[Example], labels: Sequence[str]) -> list[int]:
+    """Index of each row's label among the model's. Raises BadInput naming the first row whose label it does not know."""
+    index = {label: i for i, label in enumerate(labels)}
+    found = []
+    for row in rows:
+        label = row["label"]
+        if label not in index:
+            raise BadInput(
+                f"the model does not know the label {label!r}",
+                where=f"{row['origin']} (row {row['row_id']})",
+                fix=f"correct the label, or train with rows that have it; the model has {len(labels)} labels",
+            )
+        found.append(index[label])
+    return found
+
+
+def check_tags(rows: Sequence[Example], tags: Sequence[str]) -> None:
+    """Raises BadInput naming the first row with a tag that the model does not know."""
+    known = set(tags)
+    for row in rows:
+        for word, tag in zip(row["words"], row["tags"], strict=True):
+            if tag not in known:
+                raise BadInput(
+                    f"the model does not know the tag {tag!r} of the word {word!r}",
+                    where=f"{row['origin']} (row {row['row_id']})",
+                    fix=f"correct the tag, or train with rows that have it; the model has: {', '.join(tags)}",
+                )
+
+
+def check_head(task: str, head: str, model: Path) -> None:
+    """Raises BadSetting when a model with this head can't do the task."""
+    if head != HEADS[task]:
+        raise BadSetting(
+            f"the model has the head {head!r}, the task {task!r} needs {HEADS[task]!r}",
+            where=model,
+            fix="evaluate the model of the last training step, or correct objective.task",
+        )
