@@ -41,7 +41,7 @@ def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluatio
     """The same for a person: one line per figure."""
     figures = document(data, tokens, steps, evaluation)
     counts, score, metric = figures["rows"], figures["score"], figures["metric"]
-    rows = ", ".join(f"{counts[what]:,} {what}" for what in ("read", "kept", "dropped", "errors"))
+    rows = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("read", "kept", "dropped", "errors"))
     lines = [
         (
             "rows",
