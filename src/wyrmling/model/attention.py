@@ -92,7 +92,7 @@ def _plan(segments: Segments, device: torch.device, causal: bool) -> Plan:
     sorted_lengths = lengths_S[by_length_S].tolist()
     starts_S = segments.starts_S()[by_length_S]
     rectangles, orders, positions, keeps = [], [], [], []
-    for first, last in pairwise(_cuts(sorted_lengths)):
+    for first, last in pairwise(rectangle_cuts(sorted_lengths)):
         longest = sorted_lengths[last - 1]
         place_T = torch.arange(longest)
         keep_BT = place_T < lengths_S[by_length_S[first:last], None]
@@ -109,7 +109,7 @@ def _plan(segments: Segments, device: torch.device, causal: bool) -> Plan:
     return Plan(order_P.to(device), torch.cat(positions).to(device), where_N.to(device), attend)
 
 
-def _cuts(lengths: list[int]) -> list[int]:
+def rectangle_cuts(lengths: list[int]) -> list[int]:
     """Where to cut an ascending list of lengths into rectangles so that filler plus rectangles cost least.
 
     Exact, by dynamic programming over the distinct lengths: a rectangle is as long as its longest document.

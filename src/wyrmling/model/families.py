@@ -136,10 +136,11 @@ def read_config(raw: Mapping[str, Any], *, where: object) -> Described:
 
 def _refuse_unimplemented(family: FamilyName, head: HeadName, raw: Mapping[str, Any], where: object) -> None:
     wrong = {key: raw[key] for key, value in REQUIRED[family].items() if key in raw and raw[key] != value}
-    if any(rope.get("rope_type", rope.get("type", "default")) != "default" for rope in _ropes(raw)):
-        wrong["rope_parameters"] = raw.get("rope_parameters") or raw.get("rope_scaling")
-    if any(rope.get("partial_rotary_factor", 1.0) != 1.0 for rope in (*_ropes(raw), raw)):
-        wrong["partial_rotary_factor"] = "not 1"
+    for rope in _ropes(raw):
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            wrong["rope_type"] = rope
+        if rope.get("partial_rotary_factor", 1.0) != 1.0:
+            wrong["partial_rotary_factor"] = rope["partial_rotary_factor"]
     if "sliding_attention" in (raw.get("layer_types") or ()):
         wrong["layer_types"] = "sliding_attention"
     if family == "modernbert" and not raw.get("layer_types") and raw.get("global_attn_every_n_layers", 3) != 1:
@@ -155,9 +156,9 @@ def _refuse_unimplemented(family: FamilyName, head: HeadName, raw: Mapping[str, 
 
 
 def _ropes(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rope descriptions of new files (one, or one per layer type) and old ones (`rope_scaling`)."""
-    found = [raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}]
-    return found + [value for value in found[0].values() if isinstance(value, dict)]
+    """Where rope settings stand: in new files under one key, or per layer type under it; in old ones at two places."""
+    found = [raw, raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}]
+    return found + [value for value in found[1].values() if isinstance(value, dict)]
 
 
 def _decoder_config(family: FamilyName, raw: Mapping[str, Any]) -> ModelConfig:
