@@ -30,49 +30,68 @@ NO_ENTITIES = ("html", "md", "pdf")
 
 
 def clean_row(row: Row, *, code: bool = False) -> None:
-    """Clean every text of a row in place; its ledger rule is "unicode".
+    """Clean every text of a row in place, by the rules "hyphens" (PDF), "unicode" and "whitespace".
 
     code   True for source code: indentation and entities are left alone
     """
+    if row.kind == "tagged":
+        # A word must stay one word: its tag belongs to it.
+        row.rewrite("unicode", clean_word)
+        return
     if row.family == "pdf":
         row.rewrite("hyphens", join_hyphens)
     entities = not code and row.family not in NO_ENTITIES
-    if row.kind == "tagged":
-        # A word must stay one word: its tag belongs to it.
-        row.rewrite("unicode", lambda word: clean_word(word))
-        return
-    row.rewrite("unicode", lambda text: clean_text(text, entities=entities, code=code))
+    row.rewrite("unicode", lambda text: repair_characters(text, entities=entities))
+    row.rewrite("whitespace", lambda text: tidy_space(text, indented=code))
 
 
-def clean_text(text: str, *, entities: bool = True, code: bool = False) -> str:
-    """The text in NFC with mojibake undone, \\n line ends, at most one blank line in a row, no outer white space.
+def clean_text(text: str) -> str:
+    """The text with its characters repaired and its white space tidied."""
+    return tidy_space(repair_characters(text))
+
+
+def repair_characters(text: str, *, entities: bool = True) -> str:
+    """The text in NFC with mojibake undone, \\n line ends, plain spaces and nothing invisible.
 
     entities  True also decodes HTML entities, where the text has no "<"
-    code      True keeps leading spaces and entities
     """
-    if PLAIN.fullmatch(text) is None:
-        text = _fix(text, entities and not code)
-        text = NEWLINES.sub("\n", text)
-        text = INVISIBLE.sub("", text)
-        text = SPACES.sub(" ", text)
+    if PLAIN.fullmatch(text):
+        return text
+    text = _fix(text, entities)
+    text = NEWLINES.sub("\n", text)
+    text = INVISIBLE.sub("", text)
+    return SPACES.sub(" ", text)
+
+
+def tidy_space(text: str, *, indented: bool = False) -> str:
+    """The text without spaces at line ends, with at most one blank line in a row, and no outer white space.
+
+    indented  True keeps the spaces before the first word
+    """
     text = LINE_END.sub("", text)
     text = BLANK_LINES.sub("\n\n", text)
-    return text.strip("\n").rstrip() if code else text.strip()
+    return text.strip("\n").rstrip() if indented else text.strip()
 
 
 def clean_word(word: str) -> str:
     """The word cleaned; one that is nothing but invisible characters becomes U+FFFD, so that it keeps its tag."""
-    cleaned = clean_text(word, entities=False)
+    cleaned = repair_characters(word, entities=False)
     return "".join(cleaned.split()) or "\ufffd"
 
 
 def _fix(text: str, entities: bool) -> str:
-    if text.isascii() and not (entities and "&" in text):
+    """ftfy on each line that could need it; it is slow, and most lines of most languages' files are plain."""
+    entities = entities and "&" in text and "<" not in text
+    if text.isascii() and not entities:
         return text
     import ftfy
 
-    fixed: str = ftfy.fix_text(text, _config(entities, CJK.search(text) is None))
-    return fixed
+    config = _config(entities, CJK.search(text) is None)
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if not line.isascii() or (entities and "&" in line):
+            lines[number] = ftfy.fix_text(line, config)
+    return "\n".join(lines)
 
 
 @lru_cache
@@ -83,7 +102,7 @@ def _config(entities: bool, width: bool) -> Any:
     return ftfy.TextFixerConfig(
         uncurl_quotes=False,
         fix_character_width=width,
-        unescape_html="auto" if entities else False,
+        unescape_html=entities,
         remove_control_chars=False,
         explain=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,50 @@ BIO_TAG = re.compile(r"O|[BIESLU]-\S+")
 PDF_FORMAT_ERROR, PDF_PASSWORD_ERROR = 3, 4
 
 
-def read_txt(text: str, source: Source) -> Found:
-    """The whole text, or its parts between `separator`; then place is the line where a part starts."""
-    if source.separator is None:
+# assumption: a text this long is a book or a whole corpus in one file; a passage is several contexts long.
+LONG_TEXT_CHARS, PASSAGE_CHARS = 50_000, 10_000
+PASSAGE_END = re.compile(r"\n\s*\n|\Z")
+
+
+def read_txt(text: str, source: Source, *, alone: bool) -> Found:
+    """The whole text, or its parts between `separator`; then place is the line where a part starts.
+
+    alone  True when the file is all that its source has: a long text is cut into passages at blank lines, because
+           from a single document nothing could be held out
+    """
+    if source.separator is not None:
+        yield from _parts(text.split(source.separator), source.separator.count("\n"))
+    elif alone and len(text) > LONG_TEXT_CHARS:
+        yield from _parts(_passages(text), 0)
+    else:
         yield Item("", text)
-        return
+
+
+def _parts(parts: Iterable[str], between: int) -> Found:
     line = 1
-    for part in text.split(source.separator):
+    for part in parts:
         if part.strip():
             skipped = len(part) - len(part.lstrip())
             yield Item(f":{line + part.count(chr(10), 0, skipped)}", part.strip())
-        line += part.count("\n") + source.separator.count("\n")
+        line += part.count("\n") + between
 
 
-def read_md(text: str) -> Found:
-    """The Markdown as it is, without a YAML front matter: that is metadata, not text."""
-    yield Item("", FRONT_MATTER.sub("", text.replace("\r\n", "\n"), count=1))
+def _passages(text: str) -> Iterator[str]:
+    """The text cut at the first blank line after each PASSAGE_CHARS; at a line end when none comes soon."""
+    start = 0
+    while start < len(text):
+        least = start + PASSAGE_CHARS
+        blank = PASSAGE_END.search(text, least)
+        end = blank.end() if blank else len(text)
+        if end > least + PASSAGE_CHARS:
+            end = text.find("\n", least) + 1 or len(text)
+        yield text[start:end]
+        start = end
+
+
+def read_md(text: str, source: Source, *, alone: bool) -> Found:
+    """Markdown as it is, read like plain text, without a YAML front matter: that is metadata."""
+    return read_txt(FRONT_MATTER.sub("", text.replace("\r\n", "\n"), count=1), source, alone=alone)
 
 
 def read_html(text: str) -> Found:

@@ -27,7 +27,8 @@ def mark_duplicates(rows: Sequence[Row], settings: Dedup, sources: Sequence[str]
     clusters = Clusters(len(ranked))
     equal: dict[bytes, list[int]] = defaultdict(list)
     for number, row in enumerate(ranked):
-        equal[digest(row.body)].append(number)
+        row.key = digest(row.body)
+        equal[row.key].append(number)
     conflicts: list[Row] = []
     for numbers in equal.values():
         if len(numbers) > 1:
@@ -108,7 +109,7 @@ def _long_enough(row: Row) -> bool:
 
 def _warn(ranked: list[Row], conflicts: list[Row]) -> None:
     if conflicts:
-        texts = len({digest(row.body) for row in conflicts})
+        texts = len({row.key for row in conflicts})
         shown = ", ".join(f"{row.origin} ({row.label})" for row in conflicts[:4])
         warn(f"{texts} texts occur with more than one label; all are kept, see label_conflict in the ledger: {shown}")
     tests = {row.cluster for row in ranked if row.fixed == "test" and row.cluster}

@@ -27,12 +27,13 @@ KEY = re.compile(
 )
 EMAIL = re.compile(r"(?<![\w.+%-])[A-Za-z0-9_][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])")
 IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
+# These start with the digit itself: the regex engine skips to it, which is many times faster than a lookbehind first.
 CARD = re.compile(
-    r"(?<![\d.-])(?:\d{13,19}|\d{4}(?:([ -])\d{4})(?:\1\d{4})(?:\1\d{1,7})|\d{4}([ -])\d{6}\2\d{5})(?![\d-]|\.\d)"
+    r"\d(?<![\d.-]\d)(?:\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{3}([ -])\d{6}\2\d{5})(?![\d-]|\.\d)"
 )
-SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
-PHONE_LIKE = re.compile(r"[+(\d](?:[\s().\-/]?\d){7,}")
-IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)")
+SSN = re.compile(r"\d(?<![\d-]\d)(?<!9)\d\d(?<!000|666)-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+PHONE_LIKE = re.compile(r"\d(?:[ \u00a0\t().\-/]{0,3}\d){8}")
+IPV4 = re.compile(r"\d(?<![\d.]\d)\d{0,2}(?:\.\d{1,3}){3}(?![\d.]*\d)")
 IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 
 # Visa, Mastercard, American Express, Discover: a number that passes Luhn by chance rarely has these first digits.
@@ -45,7 +46,7 @@ PHONE_CONTEXT = re.compile(
     r"\b(?:phones?|tel|telephone|mobile|cell|fax|call(?:ed|ing)?|sms|text|dial|ring|whatsapp|contact|number|hotline)\b",
     re.IGNORECASE,
 )
-CONTEXT_CHARS = 40
+CONTEXT_CHARS, IP_CONTEXT_CHARS = 40, 20
 
 Check = Callable[[str, int, int, str], bool]
 
@@ -173,17 +174,32 @@ def _phones(text: str, region: str) -> Iterator[tuple[int, int]]:
     import phonenumbers
 
     known = region if region in phonenumbers.SUPPORTED_REGIONS else None
-    for match in phonenumbers.PhoneNumberMatcher(text, known):
-        raw = match.raw_string
-        if sum(char.isdigit() for char in raw) < 9:
-            continue
-        if raw.isdigit() and not _near(PHONE_CONTEXT, text, match.start, match.end):
-            continue
-        yield match.start, match.end
+    for begin, end in _windows(text):
+        for match in phonenumbers.PhoneNumberMatcher(text[begin:end], known):
+            if sum(char.isdigit() for char in match.raw_string) < 9:
+                continue
+            start = begin + match.start
+            if text[start - 1 : start] in ("/", "=", "#", "_"):  # part of a link or a name
+                continue
+            if not match.raw_string.isdigit() or _near(PHONE_CONTEXT, text, start, CONTEXT_CHARS):
+                yield start, begin + match.end
 
 
-def _near(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
-    return words.search(text[max(0, start - CONTEXT_CHARS) : start]) is not None
+def _windows(text: str) -> Iterator[tuple[int, int]]:
+    """The parts of the text around 9 digits with little between them: the matcher is too slow for whole books."""
+    begin, end = 0, 0
+    for match in PHONE_LIKE.finditer(text):
+        if match.start() - CONTEXT_CHARS > end:
+            if end:
+                yield begin, end
+            begin = max(0, match.start() - CONTEXT_CHARS)
+        end = min(len(text), match.end() + CONTEXT_CHARS)
+    if end:
+        yield begin, end
+
+
+def _near(words: re.Pattern[str], text: str, start: int, reach: int) -> bool:
+    return words.search(text[max(0, start - reach) : start]) is not None
 
 
 def _always(text: str, start: int, end: int, region: str) -> bool:
@@ -222,7 +238,11 @@ def _is_ip(text: str, start: int, end: int, region: str) -> bool:
     if address.version == 6:
         return True
     linked = text[max(0, start - 3) : start] == "://" or text[start - 1 : start] == "@"
-    return linked or re.match(r":\d{2,5}\b|/\d{1,2}\b", text[end:]) is not None or _near(IP_CONTEXT, text, start, end)
+    return (
+        linked
+        or re.match(r":\d{2,5}\b|/\d{1,2}\b", text[end:]) is not None
+        or _near(IP_CONTEXT, text, start, IP_CONTEXT_CHARS)
+    )
 
 
 RULES = (

@@ -159,7 +159,7 @@ def _read_file(origin: Origin, path: Path, relative: str, group: str | None) -> 
         return [failed(origin.name, relative, "", "the file is empty")]
     try:
         family = origin.source.format or _format(path, raw)
-        items = list(_records(family, path, relative, raw, origin.source))
+        items = list(_records(family, path, relative, raw, origin))
     except Undecodable as error:
         return [failed(origin.name, relative, "", str(error))]
     tables = [item.value for item in items if isinstance(item, Item) and isinstance(item.value, dict)]
@@ -203,7 +203,8 @@ def _format(path: Path, raw: bytes) -> str:
     return "txt"
 
 
-def _records(family: str, path: Path, relative: str, raw: bytes, source: Source) -> Found:
+def _records(family: str, path: Path, relative: str, raw: bytes, origin: Origin) -> Found:
+    source, alone = origin.source, len(origin.files) == 1
     if family == "pdf":
         return read_pdf(path)
     if family == "parquet":
@@ -214,8 +215,8 @@ def _records(family: str, path: Path, relative: str, raw: bytes, source: Source)
     elif decoded.encoding != "utf-8" and source.encoding is None:
         say(f"{relative}: read as {decoded.encoding}")
     readers: dict[str, Callable[[str], Iterator[Item | Problem]]] = {
-        "txt": partial(read_txt, source=source),
-        "md": read_md,
+        "txt": partial(read_txt, source=source, alone=alone),
+        "md": partial(read_md, source=source, alone=alone),
         "html": read_html,
         "csv": partial(read_csv, source=source),
         "tsv": partial(read_csv, source=source, tabs=True),

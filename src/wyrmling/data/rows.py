@@ -39,6 +39,7 @@ class Row:
     group: str | None = None
     fixed: SplitName | None = None
     row_id: str = ""
+    key: bytes = b""  # equal for rows of the same matching form, once they are cleaned
     verdict: Verdict = "kept"
     rules: list[str] = field(default_factory=list)
     value: str | None = None

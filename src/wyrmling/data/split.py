@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from wyrmling.config import Split, Task
 from wyrmling.core.log import warn
 from wyrmling.core.records import Kind, SplitName
-from wyrmling.data.dedup import Clusters, digest
+from wyrmling.data.dedup import Clusters
 from wyrmling.data.rows import Row
 
 SHARE = 0.1
@@ -88,7 +88,7 @@ def _units(rows: list[Row], seed: int) -> list[Unit]:
 
 
 def _place(rows: list[Row], seed: int) -> float:
-    key = min(f"group {row.group}".encode() if row.group else digest(row.body) for row in rows)
+    key = min(f"group {row.group}".encode() if row.group else row.key for row in rows)
     hashed = hashlib.blake2b(key, digest_size=8, key=seed.to_bytes(8, "little")).digest()
     return int.from_bytes(hashed, "little") / 2**64
 
