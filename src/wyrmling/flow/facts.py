@@ -64,7 +64,7 @@ def look(project: Project) -> Known:
 
 def _current_tokens(project: Project, origins: Sequence[Origin]) -> Artifact | None:
     """The newest tokenizer artifact, when it was made from these files with these settings."""
-    data, tokens = _newest(project, "data"), _newest(project, "tokenizer")
+    data, tokens = newest(project, "data"), newest(project, "tokenizer")
     if data is None or tokens is None or tokens.manifest["inputs"].get("data") != data.id:
         return None
     inputs = {name: digest for origin in origins for name, digest in origin.inputs.items()}
@@ -79,7 +79,8 @@ def _current_tokens(project: Project, origins: Sequence[Origin]) -> Artifact | N
     return tokens if same and tokens.manifest["settings"].get("vocab_size", asked) == asked else None
 
 
-def _newest(project: Project, stage: str) -> Artifact | None:
+def newest(project: Project, stage: str) -> Artifact | None:
+    """The artifact of a stage that was made last, unverified; None when there is none."""
     found = []
     for manifest in (project.runs / stage).glob(f"{project.settings.name}-*/{artifact.MANIFEST}"):
         with suppress(CorruptArtifact):
