@@ -7,7 +7,6 @@ Host header must name this machine: a foreign name that points here (DNS rebindi
 from __future__ import annotations
 
 import ipaddress
-import logging
 import secrets
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.store import Store
+from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.openai import ApiError
 
 PUBLIC = frozenset({"/livez", "/readyz", "/health"})
@@ -29,8 +29,6 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
 }
-
-_log = logging.getLogger("wyrmling.serve")
 
 
 def is_loopback(host: str) -> bool:
@@ -47,7 +45,7 @@ def check_bind(host: str, store: Store) -> None:
         raise BadSetting(
             f"serve.host = {host!r} lets other machines ask, and there is no API key to tell who may",
             where="serve.host",
-            fix="make a key with: wyrmling serve --new-key NAME, or listen on 127.0.0.1",
+            fix="make a key with: wyrmling keys create NAME, or listen on 127.0.0.1",
         )
 
 
@@ -63,18 +61,17 @@ class Guard:
     app: ASGIApp
     store: Store
     loopback: bool
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request_id = "req-" + secrets.token_hex(12)
-        started = False
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                self.metrics.answered(scope["path"], message["status"])
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 for name, value in SECURITY_HEADERS.items():
@@ -89,18 +86,6 @@ class Guard:
         except ApiError as error:
             answer = JSONResponse(error.body(), error.status, headers=error.headers)
             await answer(scope, receive, send_guarded)
-        except Exception:
-            # The edge of the process: the client learns an id, the log learns what happened.
-            _log.exception("%s %s %s", request_id, scope["method"], scope["path"])
-            if started:
-                raise
-            failure = ApiError(
-                500,
-                f"the server failed; its log says more under {request_id}",
-                code="internal_error",
-                kind="server_error",
-            )
-            await JSONResponse(failure.body(), 500)(scope, receive, send_guarded)
 
     def _check_host(self, scope: Scope) -> None:
         if not self.loopback:

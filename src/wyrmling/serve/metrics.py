@@ -9,6 +9,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+ROUTES = frozenset(
+    {
+        "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/classify", "/v1/tag", "/v1/feedback",
+        "/livez", "/readyz", "/health", "/metrics",
+    }
+)  # fmt: skip
+
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _MILLISECOND_STEPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0)
@@ -63,3 +70,12 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count one refusal; reason is one of the server's own words."""
         self.rejections.labels(self._model, reason).inc()
+
+    def rated(self, rating: int | None) -> None:
+        """Count one piece of feedback."""
+        self.feedback.labels({1: "up", 0: "neutral", -1: "down", None: "none"}[rating]).inc()
+
+    def answered(self, path: str, status: int) -> None:
+        """Count one HTTP answer under its route; paths that are no route share one label."""
+        route = path if path in ROUTES else "/v1/models" if path.startswith("/v1/models/") else "other"
+        self.requests.labels(route, str(status)).inc()

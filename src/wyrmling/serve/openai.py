@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 # A request that asks for more answers than this to one prompt is refused; OpenAI's own limit.
 MAX_CHOICES = 128
@@ -36,6 +36,9 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def json_bytes(self) -> bytes:
+        return to_json(self.body())
 
 
 def unsupported(param: str, why: str = "is not supported") -> ApiError:

@@ -68,7 +68,7 @@ class Completion(Body):
     model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: UsageCount | None
+    usage: UsageCount | None = None
 
 
 # chat
@@ -113,8 +113,8 @@ class ChatCompletion(Body):
 
 
 class Delta(Body):
-    role: Literal["assistant"]
-    content: str
+    role: Literal["assistant"] | None = None
+    content: str | None = None
 
 
 class ChunkChoice(Body):
@@ -131,7 +131,7 @@ class ChatChunk(Body):
     model: str
     system_fingerprint: str
     choices: list[ChunkChoice]
-    usage: UsageCount | None
+    usage: UsageCount | None = None
 
 
 # classify, tag, feedback: our own

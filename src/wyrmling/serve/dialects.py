@@ -1,0 +1,241 @@
+"""The same answers in two dialects of the API: completions and chat completions, whole or in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wyrmling.model.generate import Token
+from wyrmling.serve.answers import Piece
+from wyrmling.serve.responses import (
+    AnswerMessage,
+    Body,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatLogprobs,
+    ChunkChoice,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    Delta,
+    FinishReason,
+    TokenLogprob,
+    TopLogprob,
+    UsageCount,
+)
+from wyrmling.serve.spelling import Offsets, Spelling
+
+
+@dataclass
+class Whole:
+    """All pieces of one choice so far. `prompt` is its echoed text, where that was asked for."""
+
+    prompt: str = ""
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    finish: FinishReason | None = None
+    count: int = 0
+    prompt_scores: tuple[Token, ...] = ()
+    first_token: int | None = None
+    """The first token of an echoed prompt, when it is part of the text."""
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.count = max(self.count, piece.count)
+        self.finish = piece.finish or self.finish
+        if piece.token is not None:
+            self.tokens.append(piece.token)
+        if piece.prompt_scores is not None:
+            self.prompt_scores = piece.prompt_scores
+
+
+@dataclass(frozen=True)
+class Head:
+    """What every body of one answer begins with."""
+
+    id: str
+    created: int
+    model: str
+    fingerprint: str
+
+
+class Dialect(Protocol):
+    """How an endpoint writes answers down."""
+
+    def whole(self, head: Head, choices: Sequence[Whole], usage: UsageCount) -> Body: ...
+
+    def opening(self, head: Head, choices: int) -> list[Body]: ...
+
+    def chunk(self, head: Head, piece: Piece) -> list[Body]: ...
+
+    def closing(self, head: Head, usage: UsageCount) -> Body: ...
+
+
+class CompletionDialect:
+    """Plain text. logprobs: alternatives per token, None for no log-probabilities. usage_in_chunks: as asked for."""
+
+    def __init__(self, spelling: Spelling, *, logprobs: int | None, usage_in_chunks: bool) -> None:
+        self._spelling, self._logprobs, self._usage_in_chunks = spelling, logprobs, usage_in_chunks
+        self._offsets: dict[int, Offsets] = {}
+
+    def whole(self, head: Head, choices: Sequence[Whole], usage: UsageCount) -> Body:
+        return self._body(
+            head,
+            [
+                CompletionChoice(
+                    index=index,
+                    text=whole.prompt + whole.text,
+                    logprobs=self._logprobs_of(whole),
+                    finish_reason=whole.finish,
+                )
+                for index, whole in enumerate(choices)
+            ],
+            usage,
+        )
+
+    def opening(self, head: Head, choices: int) -> list[Body]:
+        return []
+
+    def chunk(self, head: Head, piece: Piece) -> list[Body]:
+        logprobs = None
+        if self._logprobs is not None:
+            offsets = self._offsets.setdefault(piece.choice, Offsets(self._spelling))
+            logprobs = self._listed([] if piece.token is None else [piece.token], offsets)
+        elif not piece.text and piece.finish is None:
+            return []
+        choice = CompletionChoice(index=piece.choice, text=piece.text, logprobs=logprobs, finish_reason=piece.finish)
+        return [self._body(head, [choice], None)]
+
+    def closing(self, head: Head, usage: UsageCount) -> Body:
+        return self._body(head, [], usage)
+
+    def _body(self, head: Head, choices: list[CompletionChoice], usage: UsageCount | None) -> Completion:
+        body = Completion(
+            id=head.id,
+            object="text_completion",
+            created=head.created,
+            model=head.model,
+            system_fingerprint=head.fingerprint,
+            choices=choices,
+        )
+        if usage is not None or self._usage_in_chunks:
+            body.usage = usage
+        return body
+
+    def _logprobs_of(self, whole: Whole) -> CompletionLogprobs | None:
+        if self._logprobs is None:
+            return None
+        offsets = Offsets(self._spelling)
+        found = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+        if whole.first_token is not None:
+            found.tokens.append(self._spelling.readable(whole.first_token))
+            found.token_logprobs.append(None)
+            found.top_logprobs.append(None)
+            found.text_offset.append(offsets.next(whole.first_token))
+        rest = self._listed([*whole.prompt_scores, *whole.tokens], offsets)
+        return CompletionLogprobs(
+            tokens=found.tokens + rest.tokens,
+            token_logprobs=found.token_logprobs + rest.token_logprobs,
+            top_logprobs=found.top_logprobs + rest.top_logprobs,
+            text_offset=found.text_offset + rest.text_offset,
+        )
+
+    def _listed(self, tokens: Sequence[Token], offsets: Offsets) -> CompletionLogprobs:
+        return CompletionLogprobs(
+            tokens=[self._spelling.readable(token.id) for token in tokens],
+            token_logprobs=[token.logprob for token in tokens],
+            # The token itself is always among the alternatives, so there may be one more than asked for.
+            top_logprobs=[
+                {self._spelling.readable(other): logprob for other, logprob in (*token.top, (token.id, token.logprob))}
+                for token in tokens
+            ],
+            text_offset=[offsets.next(token.id) for token in tokens],
+        )
+
+
+class ChatDialect:
+    """Messages. logprobs: whether to report log-probabilities. usage_in_chunks: as asked for."""
+
+    def __init__(self, spelling: Spelling, *, logprobs: bool, usage_in_chunks: bool) -> None:
+        self._spelling, self._logprobs, self._usage_in_chunks = spelling, logprobs, usage_in_chunks
+
+    def whole(self, head: Head, choices: Sequence[Whole], usage: UsageCount) -> Body:
+        return ChatCompletion(
+            id=head.id,
+            object="chat.completion",
+            created=head.created,
+            model=head.model,
+            system_fingerprint=head.fingerprint,
+            choices=[
+                ChatChoice(
+                    index=index,
+                    message=AnswerMessage(role="assistant", content=whole.text, refusal=None),
+                    logprobs=self._scores(whole.tokens),
+                    finish_reason=whole.finish or "length",
+                )
+                for index, whole in enumerate(choices)
+            ],
+            usage=usage,
+        )
+
+    def opening(self, head: Head, choices: int) -> list[Body]:
+        return [
+            self._body(
+                head,
+                [
+                    ChunkChoice(
+                        index=index, delta=Delta(role="assistant", content=""), logprobs=None, finish_reason=None
+                    )
+                ],
+                None,
+            )
+            for index in range(choices)
+        ]
+
+    def chunk(self, head: Head, piece: Piece) -> list[Body]:
+        bodies: list[Body] = []
+        if piece.text or (self._logprobs and piece.token is not None):
+            scores = self._scores([] if piece.token is None else [piece.token])
+            delta = Delta(content=piece.text)
+            choice = ChunkChoice(index=piece.choice, delta=delta, logprobs=scores, finish_reason=None)
+            bodies.append(self._body(head, [choice], None))
+        if piece.finish is not None:
+            choice = ChunkChoice(index=piece.choice, delta=Delta(), logprobs=None, finish_reason=piece.finish)
+            bodies.append(self._body(head, [choice], None))
+        return bodies
+
+    def closing(self, head: Head, usage: UsageCount) -> Body:
+        return self._body(head, [], usage)
+
+    def _body(self, head: Head, choices: list[ChunkChoice], usage: UsageCount | None) -> ChatChunk:
+        body = ChatChunk(
+            id=head.id,
+            object="chat.completion.chunk",
+            created=head.created,
+            model=head.model,
+            system_fingerprint=head.fingerprint,
+            choices=choices,
+        )
+        if usage is not None or self._usage_in_chunks:
+            body.usage = usage
+        return body
+
+    def _scores(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
+        if not self._logprobs:
+            return None
+        return ChatLogprobs(content=[self._score(token) for token in tokens], refusal=None)
+
+    def _score(self, token: Token) -> TokenLogprob:
+        return TokenLogprob(
+            token=self._spelling.shown(token.id),
+            bytes=list(self._spelling.spelled(token.id)),
+            logprob=token.logprob,
+            top_logprobs=[
+                TopLogprob(
+                    token=self._spelling.shown(other), bytes=list(self._spelling.spelled(other)), logprob=logprob
+                )
+                for other, logprob in token.top
+            ],
+        )

@@ -1,0 +1,128 @@
+"""A model ready to answer: found by path or registry name, read once, with its tokenizer and what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from wyrmling.core.errors import BadInput, UsageError
+from wyrmling.core.store import Store, folder_digest
+from wyrmling.model import folder as model_folder
+from wyrmling.model.heads import Model
+from wyrmling.tokenizer import chat
+from wyrmling.tokenizer.tokenizer import Tokenizer
+
+Job = Literal["generate", "classify", "tag"]
+_JOBS: dict[str, Job] = {"next": "generate", "classes": "classify", "tags": "tag"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model folder and the name it is served under. `digest` identifies its bytes; `version` is None for a path."""
+
+    name: str
+    folder: Path
+    digest: str
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory. `chat` says whether it learned its chat template."""
+
+    found: Found
+    model: Model
+    tokenizer: Tokenizer
+    job: Job
+    context: int
+    labels: tuple[str, ...]
+    tags: tuple[str, ...]
+    chat: bool
+
+    def need(self, job: Job, endpoint: str) -> None:
+        """Raises UsageError when this model is for another job."""
+        if self.job != job:
+            verbs = {"generate": "generates text", "classify": "classifies texts", "tag": "tags words"}
+            raise UsageError(
+                f"{self.found.name} {verbs[self.job]}, so {endpoint} can't use it",
+                fix={"generate": "use chat or completions", "classify": "use classify", "tag": "use tag"}[self.job],
+            )
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The tokens of a conversation for the model to go on from.
+
+        A model that never learned its chat template would only be confused by it: it continues the last user message.
+        Raises   BadInput when the template refuses the messages, or there is no user message to go on from
+        """
+        if self.chat:
+            return chat.render(self.tokenizer, messages, add_generation_prompt=True)[0]
+        asked = [message["content"] for message in messages if message["role"] == "user"]
+        if not asked:
+            raise BadInput("there is no user message", where="messages", fix="end with a message of the role user")
+        return self.tokenizer.prompt(asked[-1])
+
+
+def find(reference: str | Path, store: Store | None = None) -> Found:
+    """The model that a path or a registry name means.
+
+    reference  a model folder, a train artifact, `name`, `name:3` or `name:challenger`
+    store      the registry; None knows paths only. A registered folder is served under its registered name
+    Raises     UsageError when there is no such model; BadInput for a folder without a model
+    """
+    if isinstance(reference, Path) or Path(reference).expanduser().exists():
+        return _at(model_folder.locate(Path(reference).expanduser().resolve()), store)
+    if store is None:
+        raise UsageError(
+            f"there is no folder {reference!r}",
+            fix="name a model folder, or add --project DIR to use a name of that project's registry",
+        )
+    record = store.resolve(reference)
+    return Found(record.name, model_folder.locate(record.path), record.digest, record.version)
+
+
+def _at(folder: Path, store: Store | None) -> Found:
+    for record in store.list_models() if store is not None else ():
+        if record.path.exists() and model_folder.locate(record.path).resolve() == folder:
+            return Found(record.name, folder, record.digest, record.version)
+    artifact = folder.parent if folder.name == "model" else folder
+    return Found(artifact.name, folder, folder_digest(folder))
+
+
+def load(found: Found, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
+    """The model in memory, in evaluation mode.
+
+    Raises   BadInput when the model has no head that answers; whatever reading the folder raises
+    """
+    model = model_folder.load(found.folder, device=device, dtype=dtype)
+    about = model_folder.about(found.folder)
+    job = _JOBS.get(model.head_name)
+    if job is None:
+        raise BadInput(
+            "this model only fills in hidden tokens, so it can't answer yet",
+            where=found.folder,
+            fix="train a classify or tag step on top of it",
+        )
+    tokenizer = Tokenizer.load(found.folder)
+    labels, tags = (tuple(about.labels), tuple(about.tags)) if about is not None else ((), ())
+    for names, wanted in ((labels, "classify"), (tags, "tag")):
+        if job == wanted and len(names) != model.n_out:
+            raise BadInput(
+                f"the model has {model.n_out} outputs, but {model_folder.ABOUT} names {len(names)} of them",
+                where=found.folder / model_folder.ABOUT,
+                fix="train the model again with wyrmling, which writes the names",
+            )
+    return Loaded(
+        found=found,
+        model=model,
+        tokenizer=tokenizer,
+        job=job,
+        context=about.context if about is not None else model.config.context,
+        labels=labels,
+        tags=tags,
+        # A folder from elsewhere that brings a chat template was made for it.
+        chat=about.chat if about is not None else tokenizer.chat_template is not None,
+    )

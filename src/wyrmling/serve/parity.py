@@ -1,0 +1,44 @@
+"""What was trained is what is served: the files are those that were written, and stored probes get the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wyrmling.core import artifact
+from wyrmling.core.errors import CorruptArtifact, GateRefused
+from wyrmling.core.log import warn
+from wyrmling.core.store import folder_digest
+from wyrmling.model import folder as model_folder
+from wyrmling.model import probes
+from wyrmling.serve.loaded import Found, Loaded, load
+
+
+def load_checked(found: Found, *, device: str = "cpu") -> Loaded:
+    """The model, after its files and answers were compared with those of the trained one.
+
+    A folder that another program made has nothing to be compared with; that is said, and it is served.
+    Raises   GateRefused when a file or an answer differs; whatever loading the folder raises for other reasons
+    """
+    try:
+        _check_files(found)
+        loaded = load(found, device=device)
+        if model_folder.about(found.folder) is None:
+            warn(f"{found.name} was not made by wyrmling and has no stored probes: its answers can't be checked")
+        else:
+            probes.replay(found.folder, loaded.model, tokenizer=loaded.tokenizer)
+    except CorruptArtifact as error:
+        raise GateRefused(f"this model is not served: {error.what}", where=error.where, fix=error.fix) from error
+    return loaded
+
+
+def _check_files(found: Found) -> None:
+    """Compare with the registry for a registered model, and with the manifest for one inside its artifact."""
+    if found.version is not None and folder_digest(found.folder) != found.digest:
+        raise GateRefused(
+            f"this model is not served: its files are not those that were registered as {found.name}:{found.version}",
+            where=found.folder,
+            fix="restore the folder from a backup, or train and register it again with: wyrmling run",
+        )
+    home: Path = found.folder.parent
+    if found.folder.name == "model" and (home / artifact.MANIFEST).is_file():
+        artifact.open_artifact(home, verify=True)

@@ -1,0 +1,176 @@
+"""Serve a model: check it, listen, say how to ask, and stop without losing an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import uvicorn
+
+from wyrmling.config import Machine, Project, Serve
+from wyrmling.core.energy import Meter
+from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.core.log import say, warn
+from wyrmling.core.store import Store
+from wyrmling.serve.app import create_app
+from wyrmling.serve.engine import Engine
+from wyrmling.serve.guard import check_bind, is_loopback
+from wyrmling.serve.loaded import Loaded, find
+from wyrmling.serve.metrics import Metrics
+from wyrmling.serve.parity import load_checked
+from wyrmling.serve.service import Service
+
+# How long answers that are being generated may go on after the server was told to stop.
+DRAIN_SECONDS = 30.0
+
+
+def serve(project: Project | None, model: str | Path, *, host: str | None = None, port: int | None = None) -> None:
+    """Serve a model until SIGTERM or SIGINT. Prints a curl line that works on stdout once it answers.
+
+    project  where settings, keys, usage and feedback are; None for a model folder outside any project
+    model    a model folder, or a registered name
+    host, port   None: as the project's settings say; port 0 takes a free one
+    Raises   BadSetting for an open address without keys; BadInput for a port in use; GateRefused for a changed model
+    """
+    settings = Serve() if project is None else project.settings.serve
+    host, port = host or settings.host, settings.port if port is None else port
+    with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
+        found = find(model, store)
+        with Meter() if project is None else project.meter() as meter:
+            loaded = load_checked(found, device=_prepare(Machine() if project is None else project.settings.machine))
+            cost = meter.cost()
+        watts = cost.wh * 3600 / cost.seconds
+        say(f"{found.name}: {found.folder}, digest {found.digest[:12]}; answers checked against the trained model's")
+        metrics = Metrics(found.name)
+        engine = Engine(loaded, max_sequences=settings.max_sequences, max_queue=settings.max_queue, metrics=metrics)
+        service = Service(loaded, engine, store, metrics, settings, watts)
+        Server(service, host, listener).run()
+
+
+class Server(uvicorn.Server):
+    """uvicorn around one service: starts its engine, and lets it finish what it began when a signal comes."""
+
+    def __init__(self, service: Service, host: str, listener: socket.socket) -> None:
+        self._service, self._listener = service, listener
+        self._address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
+        app = create_app(service, loopback=is_loopback(host))
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                # The engine ends what is left with an error first; this is for clients that do not read it.
+                timeout_graceful_shutdown=int(DRAIN_SECONDS) + 5,
+            )
+        )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests until told to stop."""
+        self._service.engine.start()
+        try:
+            asyncio.run(self.serve(sockets or [self._listener]))
+        finally:
+            self._service.engine.drain(0)
+            self._service.engine.join()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the doors, then say so."""
+        await super().startup(sockets)
+        needs_key = bool(self._service.store.list_keys())
+        say(f"listening on {self._address}; stop with Ctrl-C")
+        print(curl_line(self._service.loaded, self._address, needs_key=needs_key), flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets answers finish; a second Ctrl-C stops at once. Neither is an error."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        self._service.engine.drain(DRAIN_SECONDS)
+
+
+def listen(host: str, port: int, store: Store) -> socket.socket:
+    """A socket bound to the address, not yet accepting.
+
+    Raises   BadSetting for an open address without keys or an unknown host; BadInput for a port that can't be had
+    """
+    check_bind(host, store)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise BadSetting(
+            f"serve.host = {host!r} is no address of this machine: {error.strerror}",
+            where="serve.host",
+            fix="use 127.0.0.1, or 0.0.0.0 for every address",
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    if os.name == "posix":
+        # Take a port whose last connections are still closing; on Windows the same option would steal one in use.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        # Listening now, not when the model is loaded, shows at once that another program has the port.
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            what, fix = f"port {port} is in use", f"stop the program that has it, or choose another: --port {port + 1}"
+        else:
+            what, fix = f"can't listen on {host} port {port}: {error.strerror}", "choose another: --port 8000"
+        raise BadInput(what, where=f"{host}:{port}", fix=fix) from error
+    return listener
+
+
+def curl_line(loaded: Loaded, address: str, *, needs_key: bool) -> str:
+    """A command that asks the served model something."""
+    asks: dict[str, tuple[str, dict[str, Any]]] = {
+        "classify": ("classify", {"input": "your text"}),
+        "tag": ("tag", {"input": "your text"}),
+        "generate": ("completions", {"prompt": "Once upon a time", "max_tokens": 64}),
+    }
+    route, body = asks[loaded.job]
+    if loaded.job == "generate" and loaded.chat:
+        route, body = "chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+    key = ' -H "authorization: Bearer $WYRMLING_API_KEY"' if needs_key else ""
+    data = json.dumps({"model": loaded.found.name, **body})
+    return f"curl {address}/v1/{route}{key} -H 'content-type: application/json' -d '{data}'"
+
+
+@contextlib.contextmanager
+def _store(project: Project | None) -> Iterator[Store]:
+    """The project's database; without a project one that is gone when the server stops."""
+    with contextlib.ExitStack() as stack:
+        if project is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="wyrmling-"))
+            warn("there is no project here, so usage and feedback are kept only while the server runs")
+            url = f"sqlite:///{Path(folder) / 'wyrmling.db'}"
+        else:
+            url = project.database_url
+        store = Store.open(url)
+        stack.callback(store.close)
+        yield store
+
+
+def _prepare(machine: Machine) -> str:
+    """Set the number of threads; the device to serve on."""
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    return machine.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _in_url(host: str) -> str:
+    """The host as a client on this machine writes it."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return f"[{host}]" if ":" in host else host
