@@ -6,7 +6,6 @@ de-duplicate: its counts are estimates and say so.
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections import Counter, defaultdict
@@ -95,23 +94,18 @@ def _without_urls(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_store(project: Project, tokens: Artifact) -> Known:
-    import pyarrow.parquet as pq
+    from wyrmling.tokenizer.tokens import TokenStore
+    from wyrmling.train.facts import facts_of
 
-    store = json.loads((tokens.path / "store" / "store.json").read_text(encoding="utf-8"))
-    lengths: dict[tuple[str, str], list[int]] = defaultdict(list)
-    table = pq.read_table(tokens.path / "store" / "train.rows.parquet", columns=["source", "kind", "length"])
-    for row in table.to_pylist():
-        lengths[row["source"], row["kind"]].append(row["length"])
-    splits = store["splits"]
-    labels, tags = store["labels"], store["tags"]
+    stores = {split: TokenStore.open(tokens.path, split) for split in ("train", "val", "test")}
     return Known(
-        facts=_facts(project, lengths, store["vocab_size"], len(labels), len(tags)),
+        facts=facts_of(project, stores["train"]),
         source=f"the token store {tokens.path.name}",
-        rows=sum(split["rows"] for split in splits.values()),
-        n_bytes=sum(split["n_bytes"] for split in splits.values()),
-        test_rows=splits["test"]["rows"],
-        validation_tokens=splits["val"]["tokens"],
-        names=tuple(labels) or _types(tags),
+        rows=sum(len(store) for store in stores.values()),
+        n_bytes=sum(store.n_bytes for store in stores.values()),
+        test_rows=len(stores["test"]),
+        validation_tokens=stores["val"].n_tokens,
+        names=tuple(stores["train"].labels) or _types(stores["train"].tag_names),
         exact=True,
     )
 
@@ -126,7 +120,6 @@ def _facts(
 ) -> Facts:
     """Facts from the token counts of training rows; `scale` multiplies those of sources read in part."""
     machine = project.settings.machine
-    device = hardware.device(machine.device)
     sources = tuple(
         SourceFacts(
             source=source,
@@ -144,8 +137,7 @@ def _facts(
         labels=labels,
         tags=tags,
         threads=machine.threads or hardware.threads(),
-        device=device,
-        flops=hardware.rates(device).float32,
+        device=hardware.device(machine.device),
     )
 
 

@@ -244,5 +244,5 @@ def _range(ranged: Range) -> str:
 def _short(value: float) -> str:
     """Two digits are all that a forecast has."""
     if value < 0.0005:
-        return "0"
+        return "<0.001" if value else "0"
     return f"{value:.0f}" if value >= 100 else f"{float(f'{value:.2g}'):g}"

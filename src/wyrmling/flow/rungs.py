@@ -53,7 +53,7 @@ def enough(project: Project, evaluation: Artifact) -> list[str]:
     if not quality or any(c.label is not None or c.baseline is not None for c in quality):
         return []
     found = []
-    for name, baseline in (evaluation.figures["baselines"] or {}).items():
+    for name, baseline in evaluation.figures["baselines"].items():
         if all(_meets(baseline["metrics"], c.metric, c.op, c.threshold) for c in quality):
             found.append(name)
     return found

@@ -10,9 +10,6 @@ from typing import Any
 
 from wyrmling.core.artifact import Artifact
 
-# The number that a reader looks for first, by what the model does.
-MAIN_METRICS = ("macro_f1", "entity_f1", "bpb", "loss")
-
 
 def document(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluation: Artifact) -> dict[str, Any]:
     """The figures of the whole project as one flat document."""
@@ -43,10 +40,7 @@ def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluatio
     counts, score, metric = figures["rows"], figures["score"], figures["metric"]
     rows = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("read", "kept", "dropped", "errors"))
     lines = [
-        (
-            "rows",
-            f"{rows['read']:,} read, {rows['kept']:,} kept, {rows['dropped']:,} dropped, {rows['errors']:,} errors",
-        ),
+        ("rows", rows),
         ("trained on", f"{figures['tokens']:,} tokens in {figures['steps']:,} steps, loss {figures['loss']:.4f}"),
         ("model", f"{figures['parameters']:,} parameters"),
         (metric, f"{_interval(score)}   on {score['n']:,} test rows"),
@@ -68,14 +62,13 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
 
 def main_metric(evaluation: Artifact) -> tuple[str, dict[str, Any]]:
     """The name and the score of the metric that stands for the model."""
-    metrics = evaluation.figures["metrics"]
-    known = [name for name in MAIN_METRICS if name in metrics] or list(metrics)
-    return known[0], metrics[known[0]]
+    name = evaluation.figures["main"]
+    return name, evaluation.figures["metrics"][name]
 
 
 def baselines(evaluation: Artifact, metric: str) -> dict[str, dict[str, Any]]:
     """The score of each baseline in this metric, where it has one."""
-    found = {name: baseline["metrics"] for name, baseline in (evaluation.figures.get("baselines") or {}).items()}
+    found = {name: baseline["metrics"] for name, baseline in evaluation.figures["baselines"].items()}
     return {name: metrics[metric] for name, metrics in found.items() if metric in metrics}
 
 
