@@ -111,7 +111,7 @@ class Plan:
         return lines
 
     def _forecast(self) -> list[str]:
-        head = f"{'':<16}{'minutes':>24}{'memory GB':>24}{'Wh':>24}{'US dollars':>24}"
+        head = f"{'':<16}{'minutes':>26}{'memory GB':>26}{'Wh':>26}{'US dollars':>26}"
         lines = [_costs(name, one) for name, one in [*self.stages.items(), ("total", self.total)]]
         grams = self.total.kg_co2.scaled(1000)
         return [head, *lines, f"CO2 {_range(grams)} g; power {self.power}"]
@@ -234,7 +234,7 @@ def _reasoned(numbers: Mapping[str, Any], reasons: Mapping[str, str]) -> list[st
 
 def _costs(name: str, one: Forecast) -> str:
     parts = (one.minutes, one.memory_gb, one.kwh.scaled(1000), one.usd)
-    return f"{name:<16}" + "".join(f"{_range(part):>24}" for part in parts)
+    return f"{name:<16}" + "".join(f"  {_range(part):>24}" for part in parts)
 
 
 def _range(ranged: Range) -> str:
