@@ -101,7 +101,7 @@ def capped(texts: Iterable[str]) -> Iterator[str]:
 
 
 def without_surrogates(text: str) -> str:
-    """`text` with every lone surrogate, which no UTF-8 can hold, replaced by U+FFFD."""
+    """`text` as UTF-8 can hold it: a pair of surrogates becomes its character, a lone one U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

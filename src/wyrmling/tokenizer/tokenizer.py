@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 
 import jinja2
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput, CorruptArtifact
@@ -33,6 +33,9 @@ _ROLES = {
     "pad_token": ("pad_token",),
     "unk_token": ("unk_token",),
 }
+
+
+_SINGLE_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -200,10 +203,15 @@ class Tokenizer:
                 return bpe.from_byte_level(token)
             except KeyError:  # an entry in plain letters, as some vocabularies have for unused places
                 return token.encode()
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if _SINGLE_BYTE.fullmatch(token):
             return bytes([int(token[3:5], 16)])
         # SentencePiece writes a space as a low line, WordPiece marks a word's later pieces.
         return token.removeprefix("##").replace("▁", " ").encode()
+
+    def is_single_byte(self, id_: int) -> bool:
+        """Whether a token of a SentencePiece vocabulary stands for one byte of a character that it can't spell."""
+        token = self._hf.id_to_token(id_)
+        return token is not None and _SINGLE_BYTE.fullmatch(token) is not None
 
     def stream(self) -> TextStream:
         """A decoder for ids that arrive one at a time."""
@@ -219,25 +227,26 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stream = None if tokenizer.is_byte_level else DecodeStream(skip_special_tokens=True)
+        # Only used where tokens are not bytes: there the text of a token depends on its neighbours.
         self._ids: list[int] = []
-        self._said = ""
+        self._said = 0
 
     def push(self, id_: int) -> str:
         """The text that became certain with this id; may be empty."""
-        if self._stream is None:
+        if self._tokenizer.is_byte_level:
             return self._utf8.decode(self._tokenizer.token_bytes(id_))
         self._ids.append(id_)
-        new = self._stream.step(self._tokenizer._hf, id_) or ""
-        self._said += new
-        return new
+        # A run of single bytes is text only as a whole: one wrong byte at its end spoils it all.
+        return "" if self._tokenizer.is_single_byte(id_) else self._new()
 
     def finish(self) -> str:
         """The text still held back; an unfinished character becomes U+FFFD."""
-        if self._stream is None:
-            return self._utf8.decode(b"", final=True)
+        return self._utf8.decode(b"", final=True) if self._tokenizer.is_byte_level else self._new()
+
+    def _new(self) -> str:
         whole = self._tokenizer.decode(self._ids)
-        return whole[len(self._said) :] if whole.startswith(self._said) else ""
+        new, self._said = whole[self._said :], len(whole)
+        return new
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -211,11 +211,9 @@ class StoreWriter:
         for index, example in enumerate(examples):
             is_labelled = example["kind"] == "labelled"
             rows["label"].append(self._number(self._labels, example["label"], example) if is_labelled else -1)
-            # The space before the first of the words is learned, but is not part of a tagged row's text.
+            # The space before the first of the words is learned, after an opening token, but is not part of the text.
             spaced = (
-                example["kind"] == "tagged"
-                and self._tokenizer.is_byte_level
-                and encoded.learn[encoded.starts[index] + 1]
+                example["kind"] == "tagged" and self._tokenizer.is_byte_level and self._tokenizer.bos_id is not None
             )
             rows["n_bytes"].append(int(n_bytes[index]) - int(spaced))
         rows["start"] += (encoded.starts[:-1] + offset).tolist()
