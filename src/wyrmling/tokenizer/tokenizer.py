@@ -208,10 +208,11 @@ class Tokenizer:
         # SentencePiece writes a space as a low line, WordPiece marks a word's later pieces.
         return token.removeprefix("##").replace("▁", " ").encode()
 
-    def is_single_byte(self, id_: int) -> bool:
-        """Whether a token of a SentencePiece vocabulary stands for one byte of a character that it can't spell."""
+    def leaves_open(self, id_: int) -> bool:
+        """Whether text before this id may still change, in a SentencePiece vocabulary: after a single byte of a character
+        that it can't spell, and after a token without text."""
         token = self._hf.id_to_token(id_)
-        return token is not None and _SINGLE_BYTE.fullmatch(token) is not None
+        return token is None or token in self.special_ids or _SINGLE_BYTE.fullmatch(token) is not None
 
     def stream(self) -> TextStream:
         """A decoder for ids that arrive one at a time."""
@@ -237,7 +238,7 @@ class TextStream:
             return self._utf8.decode(self._tokenizer.token_bytes(id_))
         self._ids.append(id_)
         # A run of single bytes is text only as a whole: one wrong byte at its end spoils it all.
-        return "" if self._tokenizer.is_single_byte(id_) else self._new()
+        return "" if self._tokenizer.leaves_open(id_) else self._new()
 
     def finish(self) -> str:
         """The text still held back; an unfinished character becomes U+FFFD."""
