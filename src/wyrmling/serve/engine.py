@@ -94,7 +94,7 @@ class Engine:
             if len(self._running) + len(self._waiting) + len(questions) > room:
                 self._refuse()
             self._waiting += [(ticket, question) for question in questions]
-            self._metrics.waiting.set(len(self._waiting))
+            self._count()
             self._wake.notify()
         return ticket
 
@@ -185,7 +185,7 @@ class Engine:
                 if question.sampling is not None and self._decoder is not None:
                     handle = self._decoder.add(question.prompt, question.sampling)
                     self._running[handle] = (Answer(question, self._loaded.tokenizer), ticket)
-            self._metrics.waiting.set(len(self._waiting))
+            self._count()
         for ticket, question in scored:
             self._score(ticket, question)
 
@@ -200,8 +200,6 @@ class Engine:
 
     def _step(self) -> None:
         """One more token for every answer in the batch, one delivery per request."""
-        self._metrics.running.set(len(self._running))
-        self._metrics.kv_cache_usage.set(len(self._running) / self._max_sequences)
         if self._decoder is None or not self._running:
             return
         started = time.monotonic()
@@ -225,6 +223,12 @@ class Engine:
         if self._decoder is not None:
             self._decoder.remove(handle)
         self._metrics.finished(reason)
+        self._count()
+
+    def _count(self) -> None:
+        self._metrics.waiting.set(len(self._waiting))
+        self._metrics.running.set(len(self._running))
+        self._metrics.kv_cache_usage.set(len(self._running) / self._max_sequences)
 
     def _time_token(self, ticket: Ticket, now: float) -> None:
         self._metrics.generation_tokens.inc()
@@ -269,6 +273,7 @@ class Engine:
             self._running.clear()
             self._waiting.clear()
             self._rows.clear()
+            self._count()
         for ticket in tickets:
             self._metrics.finished("abort")
             ticket.deliver([error])
