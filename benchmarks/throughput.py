@@ -63,7 +63,8 @@ def encoder(rounds: int) -> None:
     )
     peer = ModernBertForMaskedLM(
         ModernBertConfig(
-            vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=FFN,
+            vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+            intermediate_size=FFN,
             max_position_embeddings=512, global_attn_every_n_layers=1,
             pad_token_id=0, bos_token_id=1, eos_token_id=1, cls_token_id=1, sep_token_id=1, attn_implementation="sdpa",
         )
@@ -83,7 +84,8 @@ def decoder(rounds: int) -> None:
     model = Model(ModelConfig("qwen3", VOCAB, WIDTH, LAYERS, HEADS, HEADS, WIDTH // HEADS, FFN, 512), "next")
     peer = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=FFN,
+            vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+            intermediate_size=FFN,
             num_key_value_heads=HEADS, head_dim=WIDTH // HEADS, max_position_embeddings=512, attn_implementation="sdpa",
         )
     )  # fmt: skip
