@@ -21,9 +21,8 @@ BLANK_LINES = re.compile(r"\n{3,}")
 PLAIN = re.compile(r"[\t\n\x20-\x25\x27-\x7e]*")  # ASCII without control characters and without &
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
-# PDFium gives U+FFFE for a hyphen at a line end, with or without the break after it.
+# PDFium gives U+FFFE for a hyphen at a line end, with or without the break after it; a plain "-" there never came up.
 SOFT_BREAK = re.compile("\ufffe[ \t]*\r?\n?")
-HYPHEN_BREAK = re.compile(r"(?<=[^\W\d_])-[ \t]*\r?\n(?=[a-zß-öø-ÿ])")
 
 # Families whose text is markup or was decoded from it: an entity in it is meant.
 NO_ENTITIES = ("html", "md", "pdf")
@@ -84,18 +83,26 @@ def _fix(text: str, entities: bool) -> str:
     entities = entities and "&" in text and "<" not in text
     if text.isascii() and not entities:
         return text
-    import ftfy
-
-    config = _config(entities, CJK.search(text) is None)
+    width = CJK.search(text) is None
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if not line.isascii() or (entities and "&" in line):
-            lines[number] = ftfy.fix_text(line, config)
+            lines[number] = _fix_line(line, entities, width)
     return "\n".join(lines)
 
 
+def _fix_line(line: str, entities: bool, width: bool) -> str:
+    import ftfy
+
+    fixed, steps = ftfy.fix_and_explain(line, _config(entities, width, True))
+    # Read as Mac Roman, a closing quote before a letter, as Swedish opens with one, is a valid but wrong "ӎ".
+    if any(step.parameter == "macroman" for step in steps or ()):
+        fixed, _ = ftfy.fix_and_explain(line, _config(entities, width, False))
+    return str(fixed)
+
+
 @lru_cache
-def _config(entities: bool, width: bool) -> Any:
+def _config(entities: bool, width: bool, encoding: bool) -> Any:
     import ftfy
 
     # Curly quotes are the author's; full-width letters belong in Chinese, Japanese and Korean text.
@@ -103,8 +110,8 @@ def _config(entities: bool, width: bool) -> Any:
         uncurl_quotes=False,
         fix_character_width=width,
         unescape_html=entities,
+        fix_encoding=encoding,
         remove_control_chars=False,
-        explain=False,
     )
 
 
@@ -119,7 +126,7 @@ def repair_surrogates(text: str) -> str:
 
 def join_hyphens(text: str) -> str:
     """A PDF page's text with words that were cut at line ends in one piece again."""
-    return HYPHEN_BREAK.sub("", SOFT_BREAK.sub("", text))
+    return SOFT_BREAK.sub("", text)
 
 
 # assumption: a running head or foot is within the first or last 3 lines, on more than 30 % of at least 5 pages.

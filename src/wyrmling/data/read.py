@@ -208,7 +208,7 @@ def _records(family: str, path: Path, relative: str, raw: bytes, origin: Origin)
     if family == "pdf":
         return read_pdf(path)
     if family == "parquet":
-        return read_parquet(path, source)
+        return read_parquet(path)
     decoded = decode(raw, source.encoding, html=family == "html")
     if decoded.note:
         warn(f"{relative}: {decoded.note}; give `encoding` if that is wrong")

@@ -176,8 +176,8 @@ def _is_conversation(items: list[Any]) -> bool:
     return isinstance(items[0], dict) and bool({"role", "from"} & items[0].keys())
 
 
-def read_parquet(path: Path, source: Source) -> Found:
-    """Rows of a Parquet file, batch by batch, only the columns that the source names if it names any."""
+def read_parquet(path: Path) -> Found:
+    """Rows of a Parquet file, batch by batch."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

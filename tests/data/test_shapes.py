@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from seqeval.scheme import IOB2, Entities
+
+from wyrmling.config import Source
+from wyrmling.core.errors import BadInput
+from wyrmling.data.rows import Message, Row
+from wyrmling.data.shapes import Misfit, Shape, fill, find_shape, join_turns, to_bio
+
+
+def source(**columns: str) -> Source:
+    return Source(path="x.csv", **columns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("columns", "shape"),
+    [
+        (["Text", "category", "id"], Shape("labelled", text="Text", label="category")),
+        (["anything"], Shape("document", text="anything")),
+        (["text", "url"], Shape("document", text="text")),
+        (["question", "answer"], Shape("conversation", prompt="question", response="answer")),
+        (
+            ["instruction", "input", "output"],
+            Shape("conversation", prompt="instruction", context="input", response="output"),
+        ),
+        (
+            ["instruction", "context", "response", "category"],
+            Shape("conversation", None, None, "instruction", "context", "response"),
+        ),
+        (["messages", "tools"], Shape("conversation", messages="messages")),
+        (["tokens", "ner_tags", "id"], Shape("tagged", words="tokens", tags="ner_tags")),
+    ],
+)
+def test_unambiguous_columns_need_no_setting(columns: list[str], shape: Shape) -> None:
+    assert find_shape("s", source(), columns, "x.csv") == shape
+
+
+@pytest.mark.parametrize("columns", [["a", "b"], ["text", "content"], ["text", "label", "question", "answer"]])
+def test_unclear_columns_are_asked_for_by_the_name_of_the_setting(columns: list[str]) -> None:
+    with pytest.raises(
+        BadInput, match=f"(?s)x.csv.*data.sources.s.*text.*prompt.*messages.*{columns[0]}, {columns[1]}"
+    ):
+        find_shape("s", source(), columns, "x.csv")
+
+
+def test_a_missing_column_names_file_column_choices_and_the_nearest() -> None:
+    with pytest.raises(BadInput) as error:
+        find_shape("s", source(text="mesage"), ["Message", "team"], "data/x.csv")
+    assert "'mesage'" in error.value.what
+    assert "data/x.csv" in str(error.value.where)
+    assert 'did you mean text = "Message"?' in str(error.value.fix)
+    assert "Message, team" in str(error.value.fix)
+
+
+def test_a_named_label_takes_the_only_other_column_as_text() -> None:
+    assert find_shape("s", source(label="team"), ["note", "team"], "x") == Shape("labelled", text="note", label="team")
+    with pytest.raises(BadInput, match="do not say"):
+        find_shape("s", source(label="team"), ["note", "more", "team"], "x")
+
+
+def filled(shape: Shape, cells: dict[str, Any]) -> Row:
+    return fill(Row("s", "x:1", "csv", "document"), shape, cells)
+
+
+def test_cells_of_other_types_become_text_and_gaps_become_none() -> None:
+    shape = Shape("labelled", text="t", label="l")
+    assert [filled(shape, {"t": "x", "l": label}).label for label in (3, 3.0, True, " a ", None, float("nan"), "")] == [
+        "3",
+        "3",
+        "true",
+        "a",
+        None,
+        None,
+        None,
+    ]
+    with pytest.raises(Misfit, match="'t' holds a list"):
+        filled(shape, {"t": ["x"], "l": "a"})
+    with pytest.raises(Misfit, match="no value for the column 'l'"):
+        filled(shape, {"t": "x"})
+
+
+def test_instructions_get_their_input_and_conversations_their_roles() -> None:
+    shape = Shape("conversation", prompt="instruction", context="input", response="output")
+    row = filled(shape, {"instruction": "Add", "input": "1 2", "output": 3})
+    assert row.messages == [Message("user", "Add\n\n1 2"), Message("assistant", "3")]
+    talk = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}, {"role": "tool", "content": None}]
+    row = filled(Shape("conversation", messages="m"), {"m": talk})
+    assert row.messages == [Message("user", "hi"), Message("assistant", "hello"), Message("tool", "")]
+    with pytest.raises(Misfit, match="message 1 has the role 'judge'"):
+        filled(Shape("conversation", messages="m"), {"m": [{"role": "judge", "content": "x"}]})
+
+
+def test_neighbouring_turns_of_one_role_become_one_and_empty_ones_go() -> None:
+    turns = [Message("user", "a"), Message("user", "b"), Message("assistant", " "), Message("assistant", "c")]
+    assert join_turns(turns) == [Message("user", "a\n\nb"), Message("assistant", "c")]
+
+
+def test_words_and_tags_must_be_as_many() -> None:
+    shape = Shape("tagged", words="w", tags="t")
+    assert filled(shape, {"w": '["a", "b c"]', "t": "O B-x"}).words == ["a", "b c"]
+    with pytest.raises(Misfit, match="2 words but 1 tags"):
+        filled(shape, {"w": ["a", "b"], "t": ["O"]})
+
+
+@pytest.mark.parametrize(
+    ("tags", "bio"),
+    [
+        (["I-a", "I-a", "B-a", "O", "I-b"], ["B-a", "I-a", "B-a", "O", "B-b"]),
+        (["B-a", "I-b"], ["B-a", "B-b"]),
+        (["S-a", "B-b", "I-b", "E-b", "S-b"], ["B-a", "B-b", "I-b", "I-b", "B-b"]),
+        (["U-a", "B-b", "L-b", "I-b"], ["B-a", "B-b", "I-b", "B-b"]),
+        (["NOUN", "O"], ["NOUN", "O"]),
+    ],
+)
+def test_other_schemes_become_bio(tags: list[str], bio: list[str]) -> None:
+    assert to_bio(tags) == bio
+    assert to_bio(bio) == bio
+
+
+def test_converted_iobes_has_the_entities_that_seqeval_sees() -> None:
+    tags = ["S-a", "O", "B-b", "I-b", "E-b", "S-b", "B-a", "E-a"]
+    from seqeval.scheme import IOBES
+
+    spans = [(e.start, e.end, e.tag) for e in Entities([tags], IOBES).entities[0]]
+    assert [(e.start, e.end, e.tag) for e in Entities([to_bio(tags)], IOB2).entities[0]] == spans
