@@ -34,6 +34,8 @@ TEXT = (
     "Once upon a time there was a little dragon who lived under a hill. She liked tea, naïve jokes and 日本語. "
     "One day she flew to Dr. Oğuz, who said: you're welcome! 🐉 The end.\n"
 )
+# Making a client takes longer than most answers.
+HTTP = httpx2.Client(timeout=60)
 LABELS = ["card", "refund", "transfer"]
 TAGS = ["O", "B-person", "B-place", "I-person", "I-place"]
 
@@ -102,10 +104,10 @@ class Running:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, **options)
 
     def post(self, path: str, body: object = None, **options: object) -> httpx2.Response:
-        return httpx2.post(self.address + path, **({"json": body} if body is not None else {}), timeout=60, **options)
+        return HTTP.post(self.address + path, **({"json": body} if body is not None else {}), **options)
 
     def get(self, path: str, **options: object) -> httpx2.Response:
-        return httpx2.get(self.address + path, timeout=60, **options)
+        return HTTP.get(self.address + path, **options)
 
     def metric(self, line_start: str) -> float:
         """The sum of the samples whose line begins so."""
