@@ -19,11 +19,12 @@ def mark_duplicates(rows: Sequence[Row], settings: Dedup, sources: Sequence[str]
     """Drop duplicates and name the clusters of what is left, in place.
 
     sources   names of the sources, the preferred one first
-    Of equal rows the one of the preferred source, then the longest, then the one with the smallest id is kept, so the
+    Of equal rows the one of the preferred source, then the longest, then the first in the alphabet is kept, so the
     result does not depend on the order of the rows. Rows of an official validation or test source are always kept.
     """
     rank = {name: number for number, name in enumerate(sources)}
-    ranked = sorted((row for row in rows if row.alive), key=lambda r: (rank[r.source], -len(r.body), r.row_id))
+    alive = [(rank[row.source], -len(row.body), row.body, row.repeat, row.row_id, row) for row in rows if row.alive]
+    ranked = [row for *_, row in sorted(alive, key=lambda item: item[:-1])]
     clusters = Clusters(len(ranked))
     equal: dict[bytes, list[int]] = defaultdict(list)
     for number, row in enumerate(ranked):

@@ -39,6 +39,7 @@ class Row:
     group: str | None = None
     fixed: SplitName | None = None
     row_id: str = ""
+    repeat: int = 0  # how often the same content came before in its source
     key: bytes = b""  # equal for rows of the same matching form, once they are cleaned
     verdict: Verdict = "kept"
     rules: list[str] = field(default_factory=list)
@@ -124,6 +125,6 @@ def identify(rows: Iterable[Row]) -> None:
             content = [row.source, "error", row.origin, row.value]
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        nth = seen[key].to_bytes(8, "little")
+        row.repeat = seen[key]
         seen[key] += 1
-        row.row_id = hashlib.blake2b(key + nth, digest_size=8).hexdigest()
+        row.row_id = hashlib.blake2b(key + row.repeat.to_bytes(8, "little"), digest_size=8).hexdigest()

@@ -54,7 +54,7 @@ def assign(rows: Sequence[Row], settings: Split, *, seed: int, task: Task) -> No
     fixed_train = any(row.fixed == "train" for row in kept)
     for kind in sorted({row.kind for row in free}):
         of_kind = [unit for unit in units if unit.has(kind)]
-        _fill(of_kind, "val" if val else None, "test" if test and kind in (scored, None) else None, fixed_train)
+        _fill(of_kind, val=val > 0, test=test > 0 and scored in (kind, None), train=not fixed_train)
     _keep_labels_in_train(units, kept)
     for unit in units:
         for row in unit.rows:
@@ -93,16 +93,16 @@ def _place(rows: list[Row], seed: int) -> float:
     return int.from_bytes(hashed, "little") / 2**64
 
 
-def _fill(units: list[Unit], val: SplitName | None, test: SplitName | None, train_elsewhere: bool) -> None:
-    """With few units the hash may leave a split empty: the nearest unit moves in: train, then test, then val."""
-    spare = len(units) - (0 if train_elsewhere else 1)
-    wanted: list[SplitName] = [split for split in (test, val) if split is not None][: max(spare, 0)]
-    for split in wanted:
-        if not any(unit.split == split for unit in units):
-            donors = [unit for unit in units if unit.split == "train"] or units
-            donors[0].split = split
-    if not train_elsewhere and units and not any(unit.split == "train" for unit in units):
-        units[-1].split = "train"
+def _fill(units: list[Unit], *, val: bool, test: bool, train: bool) -> None:
+    """With few units the hash may leave a wanted split empty: a unit moves in: to train first, then test, val."""
+    flags: list[tuple[SplitName, bool]] = [("train", train), ("test", test), ("val", val)]
+    wanted = [name for name, flag in flags if flag][: len(units)]
+    for name in wanted:
+        counts = Counter(unit.split for unit in units)
+        if not counts[name]:
+            donors = [unit for unit in units if counts[unit.split] > (unit.split in wanted)]
+            donors.sort(key=lambda unit: unit.place, reverse=name == "train")
+            donors[0].split = name
 
 
 def _keep_labels_in_train(units: list[Unit], kept: list[Row]) -> None:
