@@ -187,7 +187,7 @@ def test_stacked_parts_cover_the_stacked_matrices(tiny):
 
 
 def test_what_cannot_work_is_refused_with_the_reason(tiny):
-    with pytest.raises(BadSetting, match="heads = 4 is not a multiple of model.kv_heads = 3"):
+    with pytest.raises(BadSetting, match=r"heads = 4 is not a multiple of model\.kv_heads = 3"):
         tiny.config(kv_heads=3)
     with pytest.raises(BadSetting, match="odd"):
         tiny.config(head_dim=7)
