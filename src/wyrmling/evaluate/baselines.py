@@ -6,6 +6,7 @@ complete, chat: unigram and 5-gram over bytes. None of them needs torch.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -45,10 +46,11 @@ def tfidf(
 
     if len(set(train_labels)) < 2:
         return majority(train_labels, len(test_texts)), np.zeros(len(test_texts))
-    features = make_union(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
-    )
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    # Texts without any word of two letters ("?", "5") have characters only; the words would be an empty vocabulary.
+    has_words = any(re.search(r"\w\w", text) for text in train_texts)
+    features = make_union(words, characters) if has_words else characters
     machine = LinearSVC(C=0.5, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
