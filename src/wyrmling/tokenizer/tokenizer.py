@@ -209,8 +209,8 @@ class Tokenizer:
         return token.removeprefix("##").replace("▁", " ").encode()
 
     def leaves_open(self, id_: int) -> bool:
-        """Whether text before this id may still change, in a SentencePiece vocabulary: after a single byte of a character
-        that it can't spell, and after a token without text."""
+        """Whether text up to this id may still change, in a SentencePiece vocabulary: after a single byte of a
+        character that it can't spell, and after a token without text."""
         token = self._hf.id_to_token(id_)
         return token is None or token in self.special_ids or _SINGLE_BYTE.fullmatch(token) is not None
 
