@@ -1,0 +1,85 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+Legend: N tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Rows whose logits exist at one time: 512 x 32,768 float32 logits are 64 MiB.
+CHUNK_ROWS = 512
+
+
+def cross_entropy_sum(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None, *, ignored: int = -100
+) -> tuple[Tensor, int]:
+    """(sum of the loss over the learned targets in nats, float32 or wider; how many there are).
+
+    hidden_ND   any float type; rows whose target is `ignored` are dropped before the head
+    weight_VD   the output matrix; a frozen one gets no gradient
+    targets_N   int64
+    """
+    keep_N = targets_N != ignored
+    count = int(keep_N.sum())
+    if count < len(targets_N):
+        hidden_ND, targets_N = hidden_ND[keep_N], targets_N[keep_N]
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V)  # type: ignore[no-untyped-call]
+    return loss, count
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in forward, chunk by chunk, and only scaled in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None) -> Tensor:
+        wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        loss = hidden_ND.new_zeros((), dtype=wide)
+        grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and ctx.needs_input_grad[3] else None
+        compute = _compute_dtype(hidden_ND)
+        weight = weight_VD.to(compute)
+        for start in range(0, len(targets_N), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            hidden, targets = hidden_ND[rows].to(compute), targets_N[rows]
+            logits = (hidden @ weight.T).to(wide)
+            if bias_V is not None:
+                logits += bias_V
+            logsumexp = logits.logsumexp(dim=-1)
+            loss += (logsumexp - logits.gather(1, targets[:, None])[:, 0]).sum()
+            if not any(ctx.needs_input_grad):
+                continue
+            # From here `logits` holds d loss / d logits = softmax - one-hot.
+            logits.sub_(logsumexp[:, None]).exp_()
+            logits[torch.arange(len(targets), device=targets.device), targets] -= 1
+            grad_logits = logits.to(compute)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_logits @ weight
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden
+            if grad_bias is not None:
+                grad_bias += logits.sum(dim=0)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = (weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * grad).to(weight_dtype),
+            None,
+            None if grad_bias is None else (grad_bias * grad).to(bias_dtype),
+        )
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    """bfloat16 under autocast, else the dtype of the hidden states."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

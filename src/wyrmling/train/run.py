@@ -1,0 +1,89 @@
+"""The train stage: token shards and a model to start from -> a trained model folder.
+
+This file finds finished work without loading torch; train/fit.py does the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wyrmling.config import Project, TrainStep
+from wyrmling.core import artifact
+from wyrmling.core.artifact import Artifact, Key, file_digest
+from wyrmling.tokenizer import folder
+
+VERSION = 1
+
+# Settings of a step that change how it is run, but not what comes out.
+_NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints"}
+
+
+def run_all(project: Project, data: Artifact, tokens: Artifact, only: str | None = None) -> list[Artifact]:
+    """The artifacts of the project's steps in order, up to the step named `only`; each starts from the one before."""
+    base = folder.locate_base(project)
+    made: list[Artifact] = []
+    for step in project.steps:
+        made.append(run(project, data, tokens, step, base, earlier=made))
+        base = made[-1].path / "model"
+        if step.name == only:
+            break
+    return made
+
+
+def run(
+    project: Project,
+    data: Artifact,
+    tokens: Artifact,
+    step: TrainStep,
+    base: Path | None,
+    *,
+    earlier: list[Artifact] | None = None,
+) -> Artifact:
+    """The artifact of one step: found when nothing it depends on has changed, else trained or taken up again.
+
+    base     the model folder to start from; None starts from random weights
+    earlier  the steps before it, whose time counts against the budget
+    Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal
+    """
+    key = _key(project, data, tokens, step, base)
+    if (done := artifact.find(project.runs, key)) is not None:
+        return done
+    from wyrmling.train import fit
+
+    hours = project.settings.objective.budget.hours
+    spent = sum(float(one.cost["seconds"]) for one in earlier or [])
+    meter = project.meter()
+    with artifact.create(project.runs, key, meter, resume=True) as draft:
+        job = fit.Job(
+            project=project,
+            step=step,
+            data_id=data.id,
+            tokens=tokens,
+            base=base,
+            first=not earlier,
+            run_id=key.id,
+            seconds_left=None if hours is None else max(0.0, hours * 3600 - spent),
+        )
+        fit.fit(job, draft, meter)
+    return draft.done
+
+
+def _key(project: Project, data: Artifact, tokens: Artifact, step: TrainStep, base: Path | None) -> Key:
+    settings = project.settings
+    inputs = {"data": data.id, "tokens": tokens.id}
+    if base is not None:
+        inputs |= {
+            name: file_digest(base / name) for name in ("config.json", "model.safetensors") if (base / name).is_file()
+        }
+    shaping: dict[str, Any] = {
+        "step": step.model_dump(mode="json", exclude=_NOT_IN_THE_RESULT),
+        "model": settings.model.model_dump(mode="json"),
+        "objectives": [one.objective for one in project.steps],
+        "task": settings.objective.task,
+        "hours": settings.objective.budget.hours,
+        "seed": settings.seed,
+        "device": settings.machine.device,
+        "dtype": settings.machine.dtype,
+    }
+    return Key("train", step.name, inputs=inputs, settings=shaping, version=VERSION)

@@ -1,0 +1,310 @@
+"""Every number that training derives, as pure functions of settings and facts; each comes with its reason.
+
+No torch: `wyrmling plan` prints these without loading it. The sources named in the reasons are in docs/train.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wyrmling.config import Settings, TrainObjective, TrainStep
+
+Family = Literal["qwen3", "modernbert"]
+
+# What the rows of each objective look like; causal and masked learn from text of any kind.
+KINDS: dict[TrainObjective, tuple[str, ...]] = {
+    "causal": ("document", "labelled", "tagged", "conversation"),
+    "masked": ("document", "labelled", "tagged", "conversation"),
+    "sft": ("conversation",),
+    "classify": ("labelled",),
+    "tag": ("tagged",),
+}
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """The training rows of one kind in one source. Lengths are in tokens, end marks included."""
+
+    source: str
+    kind: str
+    rows: int
+    tokens: int
+    longest: int
+    p99: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What sizes are derived from.
+
+    vocab_size   tokens in the vocabulary
+    labels       number of classes; 0 = no labelled rows
+    tags         number of word tags; 0 = no tagged rows
+    flops        float32 operations per second that a matrix product reaches here; None: not measured
+    """
+
+    sources: tuple[SourceFacts, ...]
+    vocab_size: int
+    labels: int = 0
+    tags: int = 0
+    threads: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    flops: float | None = None
+
+    def of(self, step: TrainStep) -> tuple[SourceFacts, ...]:
+        """The rows that a step learns from."""
+        kinds = KINDS[step.objective]
+        return tuple(s for s in self.sources if s.kind in kinds and (step.sources is None or s.source in step.sources))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes; `reasons` says why each derived one is what it is."""
+
+    family: Family
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    context: int
+    tied: bool
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def body_parameters(self) -> int:
+        """Weights of the blocks' matrices."""
+        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.width * self.ffn)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of blocks, embedding and output matrix; norms and biases are left out."""
+        return self.body_parameters + self.vocab_size * self.width * (1 if self.tied else 2)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The numbers of one training step, none of them open. Counts are tokens and optimizer steps."""
+
+    optimizer: Literal["muon", "adamw"]
+    lr: float
+    embedding_lr: float
+    head_lr: float
+    weight_decay: float
+    batch_tokens: int
+    micro_batch_tokens: int
+    steps: int
+    warmup_steps: int
+    decay_steps: int
+    dropout: float
+    token_noise: float
+    evaluate_every: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def derive_model(settings: Settings, steps: Iterable[TrainStep], facts: Facts) -> Shape:
+    """The model to start from scratch with, for all of the project's steps."""
+    steps = tuple(steps)
+    why: dict[str, str] = {}
+    family = _family(steps, why)
+    body = _body_parameters(steps, facts, why)
+    asked = settings.model
+    # Width 64 per layer: a body of 12 x layers x width^2 = 49,152 x layers^3 weights.
+    layers = asked.layers or max(2, round((body / 49_152) ** (1 / 3)))
+    if asked.layers is None:
+        why["layers"] = f"about {body / 1e6:.1f}M weights in blocks as wide as 64 per layer"
+    width = asked.width or 64 * layers
+    if asked.width is None:
+        why["width"] = "64 per layer (nanochat's ratio)"
+    heads = asked.heads or _heads(width)
+    if asked.heads is None:
+        why["heads"] = "one per 64 of the width, at least 2"
+    ffn = asked.ffn or 16 * round(width * 8 / 3 / 16)
+    if asked.ffn is None:
+        why["ffn"] = "8/3 of the width: a gated layer then costs as much as a plain one of 4"
+    context = asked.context or _context(steps, facts, why)
+    return Shape(
+        family=family,
+        vocab_size=facts.vocab_size,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=asked.kv_heads or heads,
+        head_dim=width // heads,
+        ffn=ffn,
+        context=context,
+        tied=family == "modernbert",
+        reasons=why,
+    )
+
+
+def _family(steps: tuple[TrainStep, ...], why: dict[str, str]) -> Family:
+    if any(step.objective in ("causal", "sft") for step in steps):
+        why["family"] = "a decoder (Qwen3), because a step learns to write text"
+        return "qwen3"
+    why["family"] = "a bidirectional encoder (ModernBERT), because no step learns to write text"
+    return "modernbert"
+
+
+def _heads(width: int) -> int:
+    heads = max(2, width // 64)
+    while width % heads or (width // heads) % 2:
+        heads -= 1
+    return heads
+
+
+def _body_parameters(steps: tuple[TrainStep, ...], facts: Facts, why: dict[str, str]) -> float:
+    """1M weights for 150k tokens and with the square root from there: 85M at 1G tokens, as nanochat's d12."""
+    tokens = max((sum(s.tokens for s in facts.of(step)) for step in steps), default=0)
+    wanted = 1e6 * math.sqrt(max(tokens, 1) / 150_000)
+    why["parameters"] = f"{tokens:,} training tokens: {wanted / 1e6:.2g}M in the blocks"
+    return wanted
+
+
+def _context(steps: tuple[TrainStep, ...], facts: Facts, why: dict[str, str]) -> int:
+    rows = [source for step in steps for source in facts.of(step)]
+    longest = max((s.longest for s in rows), default=8)
+    cap = 512 if facts.device == "cpu" else 2048
+    if any(step.objective in ("causal", "sft") for step in steps):
+        context = _power_of_two(max(128, min(longest, cap)))
+        why["context"] = f"the longest row has {longest} tokens; at most {cap} on {facts.device}"
+    else:
+        context = 8 * math.ceil(max(16, min(longest, cap)) / 8)
+        why["context"] = f"the longest row has {longest} tokens; at most {cap} on {facts.device}"
+    return context
+
+
+def _power_of_two(value: float) -> int:
+    return int(2.0 ** max(0, math.ceil(math.log2(value))))
+
+
+def derive_step(
+    settings: Settings, step: TrainStep, shape: Shape, facts: Facts, *, scratch: bool, first: bool
+) -> Derived:
+    """The numbers of one step.
+
+    shape    the model that the step trains
+    scratch  True when the weights came from this project's own training, not from a folder somebody else made
+    first    True when no step trained these weights before
+    """
+    why: dict[str, str] = {}
+    rows = facts.of(step)
+    tokens = sum(s.tokens for s in rows)
+    optimizer = step.optimizer or ("muon" if scratch else "adamw")
+    if step.optimizer is None:
+        why["optimizer"] = "muon for our own models" if scratch else "adamw: the base was most likely trained with it"
+    lr, embedding_lr, head_lr = _learning_rates(step, shape, optimizer, scratch, first, why)
+    batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
+    micro = min(step.micro_batch_tokens or _micro_batch_tokens(shape, facts, why), batch_tokens)
+    steps = _steps(step, tokens, batch_tokens, why)
+    dropout = _dropout(step, why)
+    return Derived(
+        optimizer=optimizer,
+        lr=lr,
+        embedding_lr=embedding_lr,
+        head_lr=head_lr,
+        weight_decay=_weight_decay(step, optimizer, why),
+        batch_tokens=batch_tokens,
+        micro_batch_tokens=micro,
+        steps=steps,
+        warmup_steps=round(step.warmup * steps),
+        decay_steps=max(1, round(step.decay * steps)),
+        dropout=dropout,
+        token_noise=_token_noise(step, why),
+        evaluate_every=step.evaluate_every or max(1, math.ceil(steps / 10)),
+        reasons=why,
+    )
+
+
+def _learning_rates(
+    step: TrainStep, shape: Shape, optimizer: str, scratch: bool, first: bool, why: dict[str, str]
+) -> tuple[float, float, float]:
+    """Peak rates of matrices, embedding and head. A rate in the settings moves all three by the same factor."""
+    if optimizer == "muon":
+        base = 0.02
+        ratio_embedding, ratio_head = (1.5 if shape.tied else 5.0), 0.2
+        reason = "0.02, the rate that Muon needs at any width"
+    elif first and scratch:
+        base = min(3e-3, 0.00235 * (shape.body_parameters / 108e6) ** (-1 / 3))
+        ratio_embedding, ratio_head = 1.0, 1.0
+        reason = "falls with the cube root of the size (OLMo-core), at most 3e-3"
+    else:
+        base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
+        ratio_embedding, ratio_head = 1.0, 10.0
+        reason = "2e-5 at 1G weights, with the inverse cube root of the size; a new head learns 10 times faster"
+    lr = step.lr or base
+    if step.lr is None:
+        why["lr"] = reason
+    return lr, lr * ratio_embedding, lr * ratio_head
+
+
+def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, why: dict[str, str]) -> int:
+    n_rows = max(1, sum(s.rows for s in rows))
+    if step.objective in ("classify", "tag"):
+        wanted = min(64, max(4, n_rows // 20)) * tokens / n_rows
+        why["batch_tokens"] = "about 64 rows, and at least 20 steps per pass"
+        return max(1, round(wanted))
+    wanted = min(max(512.0, tokens / 100), 2**19 * (tokens / 1e9) ** 0.383)
+    why["batch_tokens"] = "2^19 x (tokens / 1G)^0.383 (arXiv 2505.13738), and about 100 steps per pass at least"
+    return max(1, min(tokens, round(wanted)))
+
+
+def _micro_batch_tokens(shape: Shape, facts: Facts, why: dict[str, str]) -> int:
+    """What keeps the saved activations near 1 GB on CPU, 8 GB on a GPU."""
+    # float32 bytes per token and layer: 24 D + 16 F + 20 H K + 4 H (fit of a plain block by saved-tensor hooks)
+    per_token = shape.layers * (24 * shape.width + 16 * shape.ffn + 20 * shape.heads * shape.head_dim + 4 * shape.heads)
+    budget = 1e9 if facts.device == "cpu" else 8e9
+    why["micro_batch_tokens"] = f"{per_token / 1e3:.0f} kB of activations per token, {budget / 1e9:.0f} GB in all"
+    return max(shape.context, int(budget / per_token))
+
+
+def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str]) -> int:
+    if step.steps is not None:
+        return step.steps
+    epochs = step.epochs
+    if epochs is None:
+        epochs = _epochs(step.objective, tokens)
+        why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens"
+    return max(1, round(epochs * tokens / batch_tokens))
+
+
+def _epochs(objective: TrainObjective, tokens: int) -> float:
+    """Small data bears many passes; large data one."""
+    if objective in ("classify", "tag"):
+        return 15.0
+    if objective == "sft":
+        return 3.0
+    return min(20.0, max(1.0, 4e6 / max(tokens, 1)))
+
+
+def _dropout(step: TrainStep, why: dict[str, str]) -> float:
+    if step.dropout is not None:
+        return step.dropout
+    value = 0.1 if step.objective in ("classify", "tag") else 0.0
+    why["dropout"] = "few labels are soon known by heart" if value else "the text is too much to be known by heart"
+    return value
+
+
+def _token_noise(step: TrainStep, why: dict[str, str]) -> float:
+    if step.objective == "masked":
+        return step.mask_rate
+    if step.objective in ("classify", "tag"):
+        why["token_noise"] = "a tenth of the words is hidden while training, so that no single word decides"
+        return 0.1
+    return 0.0
+
+
+def _weight_decay(step: TrainStep, optimizer: str, why: dict[str, str]) -> float:
+    if step.weight_decay is not None:
+        return step.weight_decay
+    value = 0.1 if optimizer == "muon" else 0.0
+    why["weight_decay"] = (
+        "cautious decay for Muon" if value else "none: AdamW here only moves weights that are already good"
+    )
+    return value
