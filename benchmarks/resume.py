@@ -22,7 +22,7 @@ from pathlib import Path
 
 def command(project: Path, overrides: list[str]) -> list[str]:
     sets = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "-m", "wyrmling.cli", "train", "--project", str(project), "--quiet", *sets]
+    return [sys.executable, "-m", "wyrmling", "train", "--project", str(project), "--quiet", *sets]
 
 
 def weights(project: Path) -> dict[str, str]:
@@ -41,7 +41,7 @@ def main() -> int:
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         undisturbed, disturbed = Path(folder) / "undisturbed", Path(folder) / "disturbed"
-        init = [sys.executable, "-m", "wyrmling.cli", "init", str(undisturbed), "--example", options.example, "--quiet"]
+        init = [sys.executable, "-m", "wyrmling", "init", str(undisturbed), "--example", options.example, "--quiet"]
         subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
         shutil.copytree(undisturbed, disturbed)
         # Frequent checkpoints, so that a kill meets a save in progress too. The setting does not change the weights.

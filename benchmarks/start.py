@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    wyrmling = [sys.executable, "-m", "wyrmling.cli"]
+    wyrmling = [sys.executable, "-m", "wyrmling"]
     print(f"wyrmling --help          {seconds([*wyrmling, '--help'], runs):6.2f} s")
     torch = seconds([sys.executable, "-c", "import torch"], runs)
     print(f"import torch             {torch:6.2f} s")

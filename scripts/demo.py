@@ -18,7 +18,7 @@ from typing import Any
 
 QUESTION = "I still have not received my new card, it was ordered two weeks ago"
 PROJECT = "support-desk"
-WYRMLING = [sys.executable, "-m", "wyrmling.cli"]
+WYRMLING = [sys.executable, "-m", "wyrmling"]
 
 
 def main() -> int:

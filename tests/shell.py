@@ -64,7 +64,7 @@ INTENTS = ("card_arrival", "lost_or_stolen_card", "exchange_rate", "top_up_faile
 
 def wyrmling(*arguments: object, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user would, in a process of its own."""
-    command = [sys.executable, "-m", "wyrmling.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "wyrmling", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done
@@ -103,7 +103,7 @@ def free_port() -> int:
 def served(project: Path, model: str, *options: object) -> Iterator[str]:
     """The address of a running `wyrmling serve`, ready to answer."""
     port = free_port()
-    command = [sys.executable, "-m", "wyrmling.cli", "serve", "--project", str(project), "--model", model]
+    command = [sys.executable, "-m", "wyrmling", "serve", "--project", str(project), "--model", model]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--quiet", *map(str, options)], stderr=subprocess.PIPE, text=True
     )

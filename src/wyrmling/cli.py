@@ -140,13 +140,19 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         _print(f"wyrmling {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """From your documents to your own language model behind an API."""
 
 
 @app.command()
@@ -427,8 +433,4 @@ def revoke(project: Any, key_id: Annotated[str, typer.Argument(metavar="ID", hel
 
 def main() -> None:
     """The `wyrmling` command."""
-    app()
-
-
-if __name__ == "__main__":
-    main()
+    app(prog_name="wyrmling")

@@ -114,7 +114,7 @@ class Clean(Section):
     profile: Literal["web", "manuals", "code", "chat", "table"] | None = None
     """The set of quality rules for running text. None: no quality rules."""
     pii: Literal["mask", "keep"] = "mask"
-    """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by placeholders, or keep them."""
+    """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by placeholders, or keep."""
     region: str = "US"
     """The country (ISO code) that phone numbers without a prefix belong to."""
     min_chars: int = Field(default=1, ge=1)
@@ -175,7 +175,7 @@ class TrainStep(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """The name of the step, for folders and the command line."""
     objective: TrainObjective
-    """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify (labels) or tag (word tags)."""
+    """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify or tag."""
     method: Literal["full", "probe"] = "full"
     """Which weights move: full (all) or probe (only the head)."""
     sources: Strings | None = None
@@ -418,12 +418,9 @@ def _dotted(location: tuple[str | int, ...], raw: Any) -> str:
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     section: type[BaseModel] = Settings
     for part in location:
-        if isinstance(part, int) or section is Data and part not in section.model_fields:
-            continue
-        if part not in section.model_fields:
-            continue
-        inner = _section_of(section.model_fields[str(part)].annotation)
-        section = inner or section
+        # A list's index and a source's name are not fields; the section under them is already found.
+        if part in section.model_fields:
+            section = _section_of(section.model_fields[str(part)].annotation) or section
     return list(section.model_fields)
 
 

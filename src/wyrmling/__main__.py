@@ -1,0 +1,5 @@
+"""`python -m wyrmling` is `wyrmling`."""
+
+from wyrmling.cli import main
+
+main()
