@@ -6,12 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
+from hypothesis import settings
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tokenizer.samples import messages_of_customers
+from tokenizer.samples import messages_of_customers, save
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.tokenizer import bpe, folder
 from wyrmling.tokenizer.tokenizer import Tokenizer
+
+# How long an example takes depends on what else the machine does; nothing here is a test of speed.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +42,25 @@ def scratch(trained: bpe.Vocabulary, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tokenizer(scratch: Path) -> Tokenizer:
     return Tokenizer.load(scratch)
+
+
+@pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) -> Path:
+    """As BERT's: no bos or eos but [CLS] and [SEP], cut at 16 tokens and padded by its own file."""
+    hf = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    hf.normalizer = normalizers.BertNormalizer(lowercase=True)
+    hf.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    hf.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    hf.train_from_iterator(
+        corpus, trainers.WordPieceTrainer(vocab_size=800, special_tokens=special, show_progress=False)
+    )
+    hf.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    hf.enable_truncation(16)
+    hf.enable_padding(length=16)
+    mask = {"__type": "AddedToken", "content": "[MASK]", "lstrip": True}
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": mask, "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    return save(tmp_path_factory.mktemp("wordpiece"), hf, names, {"pad_token_id": 0})
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tokenizers
 
 from wyrmling.config import Project
 from wyrmling.core import artifact
@@ -53,3 +54,12 @@ def data_artifact(project: Project, rows: list[dict[str, Any]]) -> Artifact:
         pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA), draft.path / "examples.parquet")
         (draft.path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     return draft.done
+
+
+def save(path: Path, hf: tokenizers.Tokenizer, config: dict[str, Any], model_config: dict[str, Any]) -> Path:
+    """A model folder of somebody else: a tokenizer, and what its settings say of it."""
+    path.mkdir(exist_ok=True)
+    hf.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (path / "config.json").write_text(json.dumps(model_config), encoding="utf-8")
+    return path

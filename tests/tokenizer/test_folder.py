@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,14 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tokenizer.samples import save
 from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.core.store import Store
 from wyrmling.tokenizer import folder
 from wyrmling.tokenizer.tokenizer import Tokenizer
-
-
-def save(path: Path, hf: tokenizers.Tokenizer, config: dict[str, Any], model_config: dict[str, Any]) -> Path:
-    path.mkdir(exist_ok=True)
-    hf.save(str(path / "tokenizer.json"))
-    (path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    (path / "config.json").write_text(json.dumps(model_config), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def wordpiece(tmp_path_factory: pytest.TempPathFactory, corpus: list[str]) -> Path:
-    """As BERT's: no bos or eos but [CLS] and [SEP], cut at 16 tokens and padded by its own file."""
-    hf = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    hf.normalizer = normalizers.BertNormalizer(lowercase=True)
-    hf.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    hf.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    hf.train_from_iterator(
-        corpus, trainers.WordPieceTrainer(vocab_size=800, special_tokens=special, show_progress=False)
-    )
-    hf.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    hf.enable_truncation(16)
-    hf.enable_padding(length=16)
-    mask = {"__type": "AddedToken", "content": "[MASK]", "lstrip": True}
-    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": mask, "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    return save(tmp_path_factory.mktemp("wordpiece"), hf, names, {"pad_token_id": 0})
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +113,16 @@ def test_a_base_is_a_folder_of_the_project_or_a_train_artifact(project: Any, scr
     (made.root / "runs/train/x/model/tokenizer.json").write_bytes((scratch / "tokenizer.json").read_bytes())
     artifact = project("complete", "project", "model.base=runs/train/x")
     assert folder.locate_base(artifact) == made.root / "runs/train/x/model"
+
+
+def test_a_base_may_be_a_registered_name(project: Any, scratch: Path) -> None:
+    made = project("complete", "project", "model.base=storyteller:1")
+    model = made.root / "runs/train/pretrain-1/model"
+    shutil.copytree(scratch, model)
+    store = Store.open(made.database_url)
+    store.register_model("storyteller", model, "digest", {})
+    store.close()
+    assert folder.locate_base(made) == model
 
 
 def test_a_base_that_is_nothing_is_an_error_with_its_name(project: Any) -> None:

@@ -91,6 +91,16 @@ def test_words_of_conversations_and_tags_are_trained_on() -> None:
     assert run.row_chars(table).tolist() == [4, 7, 8]
 
 
+def test_batches_keep_the_order_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [example(str(i), "document", text="x" * (i % 50)) for i in range(500)]
+    monkeypatch.setattr(run, "BATCH_ROWS", 20)
+    monkeypatch.setattr(run, "BATCH_CHARS", 200)
+    parts = list(run.batches(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)))
+    assert [row["row_id"] for part in parts for row in part] == [row["row_id"] for row in rows]
+    assert max(len(part) for part in parts) == 20
+    assert max(sum(len(row["text"]) for row in part) for part in parts) <= 200
+
+
 @pytest.mark.parametrize(("task", "ended"), [("complete", False), ("chat", False), ("classify", True), ("tag", True)])
 def test_a_decoders_prompt_stays_open_and_an_encoders_text_is_closed(
     project: Any, rows: list[dict[str, Any]], task: str, ended: bool

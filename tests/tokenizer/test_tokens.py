@@ -117,7 +117,7 @@ def test_a_split_without_rows_is_empty_and_one_without_tags_has_no_tag_file(stor
 
 
 @given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=6), batch=st.integers(1, 4))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_the_store(
     tmp_path: Path, scratch: Path, tokenizer: Tokenizer, texts: list[str], batch: int
 ) -> None:
@@ -141,6 +141,16 @@ def test_the_first_token_is_not_learned_even_without_an_opening_token(tmp_path: 
         assert not store.learn(i)[0]
         learned = b"".join(tokenizer.token_bytes(id_) for id_ in store.tokens(i)[1:])
         assert store.rows["n_bytes"][i] == len(learned)
+
+
+def test_a_word_that_the_vocabulary_drops_keeps_its_tag(tmp_path: Path, wordpiece: Path) -> None:
+    words = ["card", "\u200b", "lost"]
+    rows = [example("0", "tagged", text=" ".join(words), words=words, tags=["O", "B-person", "O"])]
+    store = TokenStore.open(write(tmp_path / "a", wordpiece, rows), "train")
+    tokenizer = Tokenizer.load(wordpiece)
+    ids, firsts = tokenizer.encode_words(words)
+    assert store.tokens(0).tolist() == [tokenizer.bos_id, *ids, tokenizer.eos_id]
+    assert np.flatnonzero(store.tags(0) == 1).tolist() == [firsts[1] + 1]
 
 
 def test_a_large_vocabulary_is_stored_in_32_bits(tmp_path: Path) -> None:

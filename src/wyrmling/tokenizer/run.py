@@ -25,8 +25,10 @@ from wyrmling.tokenizer.tokens import SPLITS, STORE, StoreWriter, row_pieces
 
 VERSION = 1
 
-# Rows encoded together: large enough to keep all cores busy, small enough for a laptop when each is a chapter.
+# Encoded together: enough to keep all cores busy, and little enough for a laptop when each row is a book.
 BATCH_ROWS = 2048
+BATCH_CHARS = 16_000_000
+_READ_ROWS = 256
 
 # Objectives of a decoder. Its prompt is not closed; an encoder's text is.
 _OPEN_ENDED = {"causal", "sft"}
@@ -98,14 +100,22 @@ def training_texts(table: pa.Table) -> Iterator[str]:
 
 
 def _examples(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-        yield from batch.to_pylist()
+    for part in table.to_batches(max_chunksize=_READ_ROWS):
+        yield from part.to_pylist()
 
 
-def _batches(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-        if batch.num_rows:
-            yield batch.to_pylist()
+def batches(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """The rows in order, as many together as the two limits above allow, at least one."""
+    batch: list[dict[str, Any]] = []
+    left = BATCH_CHARS
+    for example, chars in zip(_examples(table), row_chars(table), strict=True):
+        if batch and (len(batch) == BATCH_ROWS or chars > left):
+            yield batch
+            batch, left = [], BATCH_CHARS
+        batch.append(example)
+        left -= int(chars)
+    if batch:
+        yield batch
 
 
 def _encode(
@@ -124,7 +134,7 @@ def _encode(
     writer = StoreWriter(path / STORE, tokenizer, encoder, labels=names["labels"], tags=names["tags"])
     with bar("encode rows", total=table.num_rows) as progress:
         for split in SPLITS:
-            writer.split(split, _batches(table.filter(pc.equal(table.column("split"), split))), progress)
+            writer.split(split, batches(table.filter(pc.equal(table.column("split"), split))), progress)
     return writer.finish(), encoder.library
 
 
