@@ -1,4 +1,4 @@
-"""The gate through a real project database: who becomes champion, who stays, and that deciding twice changes nothing."""
+"""The gate through a real project database: who becomes champion, who stays; deciding twice changes nothing."""
 
 from contextlib import closing
 from pathlib import Path

@@ -240,8 +240,8 @@ def test_the_loss_holds_as_many_rows_of_logits_as_the_forecast_says():
 def test_the_time_of_real_steps_lies_in_the_band_of_the_closed_form(tmp_path, monkeypatch, one_thread):
     """Four training steps on one thread, in seconds of the processor, so that other programs do not count.
 
-    The band is a factor of 3: the constants were fitted on another machine (there 6 % off, see docs/plan.md), and caches
-    are shared with whatever else runs.
+    The band is a factor of 3: the constants were fitted on another machine (there 6 % off, see docs/plan.md), and
+    caches are shared with whatever else runs.
     """
     monkeypatch.setenv("WYRMLING_CACHE", str(tmp_path))
     rates = hardware.rates("cpu", use_threads=1)

@@ -1,7 +1,7 @@
 """What is known about a project's rows before training: from current artifacts, else from a quick look at the sources.
 
-The quick look reads the sources as the data stage would, large files only at their head, and does not clean or
-de-duplicate: its counts are estimates and say so.
+The quick look reads the sources as the data stage would, large files only at their head, and does not clean, mask or
+look for near-duplicates: its counts are estimates and say so.
 """
 
 from __future__ import annotations
@@ -143,12 +143,16 @@ def _facts(
 
 def _from_sources(project: Project, origins: Sequence[Origin]) -> Known:
     from wyrmling.data import split
+    from wyrmling.data.duplicates import mark_duplicates
     from wyrmling.tokenizer import bpe
 
     settings = project.settings
     heads = {origin.name: _head(project, origin) for origin in origins}
     scale = {name: times for name, (_, times) in heads.items()}
-    rows = [row for found, _ in heads.values() for row in found if row.alive]
+    rows = [row for found, _ in heads.values() for row in found]
+    # Exact duplicates cost little to find; near ones are left to the data stage.
+    mark_duplicates(rows, settings.data.dedup.model_copy(update={"near": False}), list(settings.data.sources))
+    rows = [row for row in rows if row.alive]
     split.assign(rows, settings.data.split, seed=settings.seed, task=settings.objective.task)
     by_split: Counter[str | None] = Counter()
     n_bytes: Counter[str | None] = Counter()
