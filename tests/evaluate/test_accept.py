@@ -98,7 +98,7 @@ def test_a_value_without_interval_is_inconclusive_unless_it_is_exact_or_asked_fo
 
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_value_that_is_no_number_is_an_error_never_a_fail(value: float | None) -> None:
-    with pytest.raises(BadInput, match="entity_f1 >= 0.5.*can't be judged"):
+    with pytest.raises(BadInput, match=r"entity_f1 >= 0\.5.*can't be judged"):
         judge(parse(["entity_f1 >= 0.5"], "tag"), {"entity_f1": score(value)})
 
 

@@ -131,8 +131,8 @@ def test_entities_equal_seqeval_on_any_tags(seed: int) -> None:
 
 
 def test_golden_entities() -> None:
-    gold = ["B-PER I-PER O B-LOC O B-ORG I-ORG O".split(), "B-LOC O B-PER O".split()]
-    predicted = ["B-PER O O B-LOC O B-PER I-PER O".split(), "O O B-PER B-ORG".split()]
+    gold = [["B-PER", "I-PER", "O", "B-LOC", "O", "B-ORG", "I-ORG", "O"], ["B-LOC", "O", "B-PER", "O"]]
+    predicted = [["B-PER", "O", "O", "B-LOC", "O", "B-PER", "I-PER", "O"], ["O", "O", "B-PER", "B-ORG"]]
     found = values(TagOutcome(gold, predicted, ["LOC", "ORG", "PER"], resamples=100))
     assert found["entity_f1"] == pytest.approx(0.4) == pytest.approx(seqeval_f1(gold, predicted))
     assert found["macro_entity_f1"] == pytest.approx(0.3556, abs=1e-4)

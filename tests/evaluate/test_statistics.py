@@ -74,7 +74,7 @@ def test_rows_to_prove_a_proportion_are_the_first_that_do() -> None:
         assert statistics.highest_provable(n) >= target > statistics.highest_provable(n - 1)
     assert statistics.rows_to_prove(0.95) == 73
     assert statistics.highest_provable(40) == pytest.approx(0.912, abs=5e-4)
-    with pytest.raises(ValueError, match="no number of rows|can't be proven"):
+    with pytest.raises(ValueError, match="can't be proven"):
         statistics.rows_to_prove(1.0)
 
 
@@ -200,3 +200,20 @@ def test_differences_of_tags_and_texts_are_paired_too() -> None:
     assert text.se == pytest.approx(0, abs=1e-12)
     with pytest.raises(KeyError):
         TextOutcome(nats, size).difference(TextOutcome(nats, size), "loss")
+
+
+def test_one_row_can_show_no_difference() -> None:
+    gold = np.array([0])
+    new, old = (ClassOutcome(["a", "b"], gold, np.array([p]), resamples=100) for p in (0, 1))
+    assert new.difference(old, "macro_f1").p == 1.0
+    assert new.difference(old, "accuracy").low is None
+    assert TextOutcome(np.ones(1), np.ones(1)).scores()["bpb"].note == "one row has no interval"
+
+
+def test_systems_that_differ_on_every_row_are_told_apart_by_the_sign_test() -> None:
+    gold = np.arange(40) % 2
+    new, old = (ClassOutcome(["a", "b"], gold, p, resamples=100) for p in (gold, 1 - gold))
+    difference = new.difference(old, "macro_f1")
+    assert (difference.value, difference.high, difference.test) == (1.0, 1.0, "sign test")
+    assert difference.low == pytest.approx(statistics.highest_provable(40))
+    assert old.difference(new, "macro_f1").high == pytest.approx(-statistics.highest_provable(40))

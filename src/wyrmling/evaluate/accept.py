@@ -282,10 +282,12 @@ def _line(
     if best is not None and not test(best, bound):
         return Line(criterion.text, "FAIL", what, value, low, high, n)
     needed = None if se is None else statistics.rows_needed(n, se, value, bound)
-    return Line(criterion.text, "INCONCLUSIVE", f"{what}: {_advice(note, n, needed)}", value, low, high, n, needed)
+    return Line(
+        criterion.text, "INCONCLUSIVE", f"{what}: {_advice(criterion, note, n, needed)}", value, low, high, n, needed
+    )
 
 
-def _advice(note: str | None, n: int, needed: int | None) -> str:
+def _advice(criterion: Criterion, note: str | None, n: int, needed: int | None) -> str:
     if note is not None and note.startswith("no interval"):
         return note
     if needed is None:
@@ -293,7 +295,8 @@ def _advice(note: str | None, n: int, needed: int | None) -> str:
     if needed > MOST_ROWS:
         return "the interval holds the threshold, and this test cannot settle it: move the threshold"
     more = max(needed - n, 1)
-    return f"the interval holds the threshold; about {more:,} more test rows would settle it"
+    of = f" of {criterion.label}" if criterion.label else ""
+    return f"the interval holds the threshold; about {more:,} more test rows{of} would settle it"
 
 
 def _end(x: float | None) -> str:

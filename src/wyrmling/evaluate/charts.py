@@ -38,10 +38,10 @@ def intervals(bars: Sequence[Bar], title: str) -> str:
         parts.append(_text("label", left - 12, y + 4, bar.name, "end"))
         parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
         if bar.low is not None and bar.high is not None:
-            parts.append(
-                f'<line class="whisker {kind}" x1="{x(bar.low):.1f}" y1="{y}" x2="{x(bar.high):.1f}" y2="{y}"/>'
-            )
-        parts.append(f'<circle class="dot {kind}" cx="{x(bar.value):.1f}" cy="{y}" r="5"/>')
+            a, b = x(bar.low), x(bar.high)
+            parts.append(f'<line class="whisker {kind}" x1="{a:.1f}" y1="{y}" x2="{b:.1f}" y2="{y}"/>')
+            parts += [f'<line class="cap {kind}" x1="{e:.1f}" y1="{y - 6}" x2="{e:.1f}" y2="{y + 6}"/>' for e in (a, b)]
+        parts.append(f'<circle class="dot {kind}" cx="{x(bar.value):.1f}" cy="{y}" r="4"/>')
         parts.append(_text("value", right + 10, y + 4, f"{bar.value:.3f}"))
     base = height - 16
     for value in (low, (low + high) / 2, high):
@@ -77,7 +77,7 @@ def reliability(confidence: Sequence[float], right: Sequence[float], rows: Seque
 
 
 def heatmap(labels: Sequence[str], cells: Sequence[tuple[int, int, int]], title: str, *, named: bool) -> str:
-    """Confusion matrix: gold down, predicted across; shade is the share of the gold label's rows, errors have their hue.
+    """Confusion matrix, gold down, predicted across; shade is the share of the gold label's rows, errors are red.
 
     cells   (gold, predicted, rows); predicted -1 is drawn in an extra last column
     named   True writes labels and counts; for many labels only the pattern is drawn

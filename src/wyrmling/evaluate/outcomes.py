@@ -161,7 +161,8 @@ class ClassOutcome:
             self.gold_N, [self.predicted_N, old.predicted_N], len(self.labels), self.resamples
         )
         point = float(of(self.sums, self.scored_C) - of(old.sums, self.scored_C))
-        return statistics.paired(point, of(new_sums, self.scored_C) - of(old_sums, self.scored_C))
+        change_R = of(new_sums, self.scored_C) - of(old_sums, self.scored_C)
+        return statistics.paired(point, change_R, len(self.gold_N))
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,8 @@ class TagOutcome:
         types = len(self.types)
         both = _count_resamples(np.concatenate([self.counts, old.counts], axis=2), self.resamples)
         point = float(of(self.counts.sum(0), self.scored_C) - of(old.counts.sum(0), self.scored_C))
-        return statistics.paired(point, of(both[..., :types], self.scored_C) - of(both[..., types:], self.scored_C))
+        change_R = of(both[..., :types], self.scored_C) - of(both[..., types:], self.scored_C)
+        return statistics.paired(point, change_R, len(self.gold))
 
 
 @dataclass(frozen=True)
@@ -365,9 +367,9 @@ def _share(
 
 def _ratio_difference(change_N: Floats, denominator_N: Floats) -> Difference:
     point, se = float(change_N.sum() / denominator_N.sum()), statistics.ratio_se(change_N, denominator_N)
-    low, high = statistics.normal(point, se)
-    assert low is not None and high is not None
-    return Difference(point, low, high, se, statistics.two_sided_p(point, se), "paired by row")
+    if math.isinf(se):
+        return Difference(point, None, None, None, 1.0, "one row")
+    return Difference(point, *statistics.normal(point, se), se, statistics.two_sided_p(point, se), "paired by row")
 
 
 def _accuracy_difference(new_N: Bools, old_N: Bools) -> Difference:

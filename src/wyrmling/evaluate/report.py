@@ -25,6 +25,8 @@ FIRST = (
     "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "mcc", "log_loss", "brier", "ece", "entity_f1",
     "entity_precision", "entity_recall", "macro_entity_f1", "token_accuracy", "bpb", "loss", "perplexity",
 )  # fmt: skip
+# Compared with the baselines in the open; the others behind a fold.
+BESIDE = ("accuracy", "macro_entity_f1", "token_accuracy")
 COSTS = ("latency_p50_ms", "latency_p95_ms", "model_mb", "wh_per_1k", "usd_per_1k")
 
 Row = Mapping[str, Any]
@@ -54,10 +56,8 @@ def summary(evaluation: Artifact) -> str:
 
 def _beside(name: str, metric: str, baseline: Mapping[str, Any]) -> str:
     score, difference = baseline["metrics"][metric], baseline["difference"][metric]
-    return (
-        f"    {name:<16} {_value(score):>9}  {_range(score):<20} model {difference['value']:+.4f} "
-        f"({difference['low']:+.4f} to {difference['high']:+.4f}), p {_p(difference['p'])}"
-    )
+    change = f"model {difference['value']:+.4f} ({_range(difference) or 'no interval'}), p {_p(difference['p'])}"
+    return f"    {name:<16} {_value(score):>9}  {_range(score):<20} {change}"
 
 
 def document(evaluation: Artifact) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def page(found: Mapping[str, Any], rows: Sequence[Example], columns: Mapping[str
 def _heading(found: Mapping[str, Any]) -> str:
     main, score = found["main"], found["metrics"][found["main"]]
     title = escape(found["goal"] or f"Evaluation of a model for the task {found['task']}")
-    interval = f", 95 % interval {_range(score)}" if score["low"] is not None else ""
+    interval = f", 95 % interval {_range(score)}" if score["low"] is not None else ", no interval"
     return (
         f'<header><h1>{title}</h1><p class="soft">task {found["task"]}, {found["rows"]:,} test rows, '
         f'{found["train_rows"]:,} training rows</p></header>\n<section><div class="big">{_value(score)}</div>'
@@ -118,11 +118,12 @@ def _verdict(found: Mapping[str, Any]) -> str:
     verdict = found["verdict"]
     if not verdict["lines"]:
         return _section("Verdict", '<p class="soft">objective.accept names no condition.</p>')
-    lines = [
-        [_status(line["status"]), f"<code>{escape(line['criterion'])}</code>", escape(line["reason"])]
+    lines = "".join(
+        f"<li>{_status(line['status'])} <code>{escape(line['criterion'])}</code>"
+        f'<span class="soft">{escape(line["reason"])}</span></li>'
         for line in verdict["lines"]
-    ]
-    return _section(f"Verdict {_status(verdict['status'])}", _table(["", "condition", "measured"], lines))
+    )
+    return _section(f"Verdict {_status(verdict['status'])}", f'<ul class="conditions">{lines}</ul>')
 
 
 def _status(status: str) -> str:
@@ -135,26 +136,43 @@ def _systems(found: Mapping[str, Any]) -> str:
     main = found["main"]
     bars = [_bar("this model", found["metrics"][main], True)]
     bars += [_bar(name, baseline["metrics"][main], False) for name, baseline in found["baselines"].items()]
-    plot = charts.intervals([bar for bar in bars if bar is not None], f"{main} of the model and the baselines")
-    lines = []
-    for name, baseline in found["baselines"].items():
-        for metric, difference in baseline["difference"].items():
-            if metric in FIRST:
-                score = baseline["metrics"][metric]
-                lines.append(
-                    [
-                        escape(name),
-                        metric,
-                        f"{_value(score)} {_small(_range(score))}",
-                        f"{difference['value']:+.4f} {_small(_range(difference))}",
-                        _p(difference["p"]),
-                        _small(difference["test"]),
-                    ]
-                )
-    table = _table(["baseline", "metric", "its value", "model minus baseline, same rows", "p", "test"], lines)
+    drawn = [bar for bar in bars if bar is not None]
+    plot = charts.intervals(drawn, f"{main} of the model and the baselines") if drawn else ""
+    compared = list(next(iter(found["baselines"].values()))["difference"])
+    shown = [main] + [metric for metric in compared if metric in BESIDE and metric != main]
+    rest = [metric for metric in compared if metric in FIRST and metric not in shown]
+    more = f"<details><summary>{len(rest)} more metrics</summary>{_differences(found, rest)}</details>" if rest else ""
     direction = "Lower is better." if main in metrics.LOWER_IS_BETTER else "Higher is better."
     notes = _notes(note for baseline in found["baselines"].values() for note in baseline["notes"])
-    return _section("Beside the cheap baselines", f'<p class="soft">{main}. {direction}</p>{plot}{table}{notes}')
+    body = f'<p class="soft">{main}. {direction}</p><figure>{plot}</figure>{_differences(found, shown)}{more}{notes}'
+    return _section("Beside the cheap baselines", body)
+
+
+def _differences(found: Mapping[str, Any], shown: Sequence[str]) -> str:
+    lines = []
+    for metric in shown:
+        for name, baseline in found["baselines"].items():
+            score, difference = baseline["metrics"][metric], baseline["difference"][metric]
+            line = [
+                metric,
+                escape(name),
+                _value(score),
+                _range(score),
+                f"{difference['value']:+.4f}",
+                _range(difference),
+            ]
+            lines.append([*line, _p(difference["p"]), _small(difference["test"])])
+    heads = [
+        "metric",
+        "baseline",
+        "value",
+        "95 % interval",
+        "model minus baseline",
+        "95 % interval",
+        "p",
+        "paired test",
+    ]
+    return _table(heads, lines, numbers=(2, 3, 4, 5, 6))
 
 
 def _bar(name: str, score: Score, ours: bool) -> charts.Bar | None:
@@ -192,7 +210,7 @@ def _confusion(found: Mapping[str, Any]) -> str:
     named = len(labels) <= NAMED_LABELS
     plot = charts.heatmap(labels, cells, "Confusion matrix", named=named)
     caption = "Gold labels down, predicted labels across; errors in the second colour."
-    figure = f"<figure>{plot}<figcaption>{caption}</figcaption></figure>"
+    figure = f'<figure>{plot}</figure><p class="soft">{caption}</p>'
     totals: dict[int, int] = {}
     for gold, _, rows in cells:
         totals[gold] = totals.get(gold, 0) + rows
@@ -222,17 +240,18 @@ def _per_class(found: Mapping[str, Any]) -> str:
     lines = [
         [
             escape(label),
-            f"{charts.meter(f1['value'], f1['low'], f1['high'])} {_value(f1)}",
+            charts.meter(f1["value"], f1["low"], f1["high"]),
+            _value(f1),
             _range(f1),
-            f"{_value(scores['precision'])}",
-            f"{_value(scores['recall'])} {_small(_range(scores['recall']))}",
+            _value(scores["precision"]),
+            _value(scores["recall"]),
             f"{scores['recall']['n']:,}",
         ]
         for label, scores in ordered
         if (f1 := scores["f1"])
     ]
-    heads = [what, "F1", "95 % interval", "precision", "recall", "gold rows"]
-    return _section(f"Per {what}, worst first", _table(heads, lines, numbers=(2, 3, 4, 5)))
+    heads = [what, "", "F1", "95 % interval", "precision", "recall", "gold"]
+    return _section(f"Per {what}, worst first", _table(heads, lines, numbers=(2, 3, 4, 5, 6)))
 
 
 def _calibration(found: Mapping[str, Any]) -> str:
@@ -242,10 +261,10 @@ def _calibration(found: Mapping[str, Any]) -> str:
     plot = charts.reliability(bins["confidence"], bins["right"], bins["rows"], "Reliability of the probabilities")
     ece = found["metrics"]["ece"]
     text = (
-        f"Share right against confidence in {len(bins['rows'])} bins of equal size; on the dashed line a probability means "
-        f"what it says. ECE {_value(ece)}: {ece.get('note') or ''}."
+        f"Share right against confidence in {len(bins['rows'])} bins of equal size; on the dashed line a probability "
+        f"means what it says. ECE {_value(ece)}: {ece.get('note') or ''}."
     )
-    return _section("Calibration", f"<figure>{plot}<figcaption>{escape(text)}</figcaption></figure>")
+    return _section("Calibration", f'<figure>{plot}</figure><p class="soft">{escape(text)}</p>')
 
 
 def _spread(columns: Mapping[str, Sequence[Any]]) -> str:

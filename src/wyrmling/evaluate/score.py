@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -228,14 +229,16 @@ def _batches(scorer: Scorer, stretches: Sequence[Stretch], title: str) -> Iterat
     """Stretches of similar length together, each batch as (indices of stretches, tokens_N, segments)."""
     order = sorted(range(len(stretches)), key=lambda i: -len(stretches[i].ids))
     start = 0
-    with bar(title, sum(len(s.ids) for s in stretches)) as progress:
+    # A bar for a single answer would cost more than the answer.
+    with bar(title, sum(len(s.ids) for s in stretches)) if len(stretches) > 1 else nullcontext() as progress:
         while start < len(order):
             chosen = order[start : start + max(1, BATCH_TOKENS // len(stretches[order[start]].ids))]
             start += len(chosen)
             lengths = [len(stretches[i].ids) for i in chosen]
             tokens_N = torch.from_numpy(np.concatenate([stretches[i].ids for i in chosen])).to(scorer.device)
             yield chosen, tokens_N, Segments(lengths)
-            progress.advance(sum(lengths))
+            if progress is not None:
+                progress.advance(sum(lengths))
 
 
 def _wanted(batch: Sequence[Stretch], device: str) -> Tensor:

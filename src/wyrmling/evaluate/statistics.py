@@ -33,12 +33,15 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """New minus old on the same rows. `p` is the two-sided p-value of the paired test named in `test`."""
+    """New minus old on the same rows, with a 95 % interval (None from a single row).
+
+    p   two-sided p-value of the paired test that `test` names
+    """
 
     value: float
-    low: float
-    high: float
-    se: float
+    low: float | None
+    high: float | None
+    se: float | None
     p: float
     test: str
 
@@ -126,16 +129,25 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, 2 * float(np.exp(_log_binomial(flips, 0.5)[: min(fixed, broken) + 1]).sum()))
 
 
-def paired(point: float, differences_R: Floats) -> Difference:
-    """The difference of two scores on the same rows with a normal interval from paired bootstrap differences."""
+def paired(point: float, differences_R: Floats, n: int) -> Difference:
+    """The difference of two scores on the same n rows, with a normal interval from paired bootstrap differences.
+
+    Where every resample gives the same difference (each row differs in the same way), the bootstrap knows no spread:
+    then the p-value is the sign test's and the interval reaches to what n rows out of n prove.
+    """
     se = float(differences_R.std(ddof=1))
-    return Difference(point, point - Z * se, point + Z * se, se, two_sided_p(point, se), "paired bootstrap")
+    if se > 0 or point == 0:
+        return Difference(point, *normal(point, se), se, two_sided_p(point, se), "paired bootstrap")
+    ends = sorted([point * highest_provable(n), point])
+    return Difference(point, ends[0], ends[1], se, min(1.0, 2 * 0.5**n), "sign test")
 
 
 def two_sided_p(point: float, se: float) -> float:
-    """P-value of a normal statistic against 0; 1 when nothing varies and nothing differs."""
+    """P-value of a normal statistic against 0; 1 when there is no difference or no way to tell."""
+    if point == 0 or math.isinf(se):
+        return 1.0
     if se == 0:
-        return 1.0 if point == 0 else 0.0
+        return 0.0
     return math.erfc(abs(point / se) / math.sqrt(2))
 
 

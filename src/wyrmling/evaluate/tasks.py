@@ -88,12 +88,23 @@ def read_file(project: Project, file: Path) -> list[Example]:
     rows = read.read_source(origin)
     # Cleaned like the training rows, but not judged: the quality of a test row is the user's business.
     tidy(rows, project.settings.data.clean.model_copy(update={"profile": None, "min_chars": 1}))
-    wanted = " or ".join(KINDS[task])
     for row in rows:
-        if not row.alive or row.kind not in KINDS[task] or not row.body.strip():
-            what = row.value or f"the task {task!r} needs {wanted} rows with text, this one is {row.kind}"
-            raise BadInput(what, where=row.origin, fix="mend the row, take it out, or name the columns in the source")
+        if (problem := _problem(row, task)) is not None:
+            raise BadInput(
+                problem, where=row.origin, fix="mend the row, take it out, or name the columns in the source"
+            )
     return [_example(row) for row in rows]
+
+
+def _problem(row: Row, task: str) -> str | None:
+    """Why a row can't be scored; None when it can."""
+    if row.verdict == "error":
+        return row.value or "the row can't be read"
+    if not row.alive:
+        return f"the row can't be scored: {row.rules[-1].replace('_', ' ')}"
+    if row.kind not in KINDS[task]:
+        return f"the task {task!r} needs rows of kind {' or '.join(KINDS[task])}, this one is {row.kind}"
+    return None if row.body.strip() else "the row has no text"
 
 
 def _example(row: Row) -> Example:
@@ -110,7 +121,7 @@ def _source_for(data: Data, task: str, file: Path) -> Source:
 
 
 def gold_labels(rows: Sequence[Example], labels: Sequence[str]) -> list[int]:
-    """Index of each row's label among the model's. Raises BadInput naming the first row whose label it does not know."""
+    """Index of each row's label among the model's. Raises BadInput naming the first row with a label it lacks."""
     index = {label: i for i, label in enumerate(labels)}
     found = []
     for row in rows:
