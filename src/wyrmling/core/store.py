@@ -12,102 +12,19 @@ import hmac
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from wyrmling.core import tables
+from wyrmling.core import database, tables
 from wyrmling.core.artifact import file_digest
-from wyrmling.core.errors import BadInput, BadSetting, CorruptArtifact, UsageError
+from wyrmling.core.errors import BadInput, UsageError
+from wyrmling.core.tables import ALIASES, Alias, ApiKey, Feedback, ForecastRecord, ModelRecord, Usage, now
 
-# A writer waits this long for another process to finish its transaction.
-BUSY_MILLISECONDS = 10_000
-
-Alias = Literal["champion", "challenger", "previous"]
-ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the microsecond: rows sort by it as text."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """One registered version of a model: the folder that holds it and the aliases that point at it."""
-
-    name: str
-    version: int
-    path: Path
-    digest: str
-    created: str
-    metrics: dict[str, Any]
-    verdict: str | None
-    aliases: tuple[Alias, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"path": str(self.path), "aliases": list(self.aliases)}
-
-
-@dataclass(frozen=True)
-class Usage:
-    """One answered request. `id` is the answer's id on the wire; prompt and answer are None unless logging is on."""
-
-    id: str
-    endpoint: str
-    model: str
-    model_digest: str
-    prompt_tokens: int
-    completion_tokens: int
-    latency_ms: float
-    wh: float
-    finish_reason: str
-    prompt_sha256: str
-    key_id: str | None = None
-    prompt: str | None = None
-    answer: str | None = None
-    created: str = field(default_factory=now)
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """What a person said about one answer: a rating of -1, 0 or 1, what it should have been, a remark."""
-
-    id: str
-    answer_id: str
-    model_digest: str
-    rating: int | None = None
-    correction: str | None = None
-    comment: str | None = None
-    key_id: str | None = None
-    status: str = "new"
-    created: str = field(default_factory=now)
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """An API key as it is kept: never the secret itself."""
-
-    id: str
-    name: str
-    prefix: str
-    created: str
-    revoked: str | None
-
-
-@dataclass(frozen=True)
-class ForecastRecord:
-    """What was forecast for a piece of work on a machine, and what it took."""
-
-    machine: str
-    work: str
-    forecast: dict[str, Any]
-    actual: dict[str, Any]
-    created: str
+__all__ = ["ApiKey", "Feedback", "ForecastRecord", "ModelRecord", "Store", "Usage", "folder_digest", "now"]
 
 
 def folder_digest(folder: Path) -> str:
@@ -141,7 +58,7 @@ class Store:
         Raises   BadSetting for a URL that can't be used; BadInput for a database of a newer wyrmling;
                  CorruptArtifact for a file that isn't a database
         """
-        reader, writer, root = _connect(url)
+        reader, writer, root = database.connect(url)
         store = Store(url, reader, writer, root)
         with store._write() as connection:
             tables.metadata.create_all(connection)
@@ -181,7 +98,7 @@ class Store:
         try:
             yield
         except SQLAlchemyError as error:
-            raise _explained(error, self._shown) from error
+            raise database.explained(error, self._shown) from error
 
     # models
 
@@ -421,63 +338,6 @@ class Store:
                 ForecastRecord(row.machine, row.work, row.forecast, row.actual, row.created)
                 for row in connection.execute(query)
             ]
-
-
-def _connect(url: str) -> tuple[sa.Engine, sa.Engine, Path | None]:
-    """The engine for reading, the same one for writing, and the folder of a SQLite file."""
-    try:
-        parsed = sa.make_url(url)
-        engine = sa.create_engine(parsed)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
-        raise BadSetting(
-            f"database: this address can't be used: {error}",
-            where="database",
-            fix="write a SQLAlchemy URL such as sqlite:///wyrmling.db, and install the driver it names",
-        ) from error
-    if parsed.get_backend_name() != "sqlite":
-        return engine, engine, None
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    root = Path(parsed.database).resolve().parent if parsed.database and parsed.database != ":memory:" else None
-    if root is not None and not root.is_dir():
-        raise BadSetting(
-            f"database: the folder {root} does not exist", where="database", fix=f"make it: mkdir -p {root}"
-        )
-    return engine, engine.execution_options(writes=True), root
-
-
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    # The driver must not begin transactions by itself; `_begin_sqlite` says when.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"pragma busy_timeout = {BUSY_MILLISECONDS}")
-    cursor.execute("pragma journal_mode = wal")
-    cursor.execute("pragma synchronous = normal")
-    cursor.execute("pragma foreign_keys = on")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A writer takes the lock at once: asking for it after a read fails instead of waiting.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("begin immediate" if writes else "begin")
-
-
-def _explained(error: SQLAlchemyError, where: str) -> Exception:
-    reason = str(getattr(error, "orig", None) or error)
-    if "not a database" in reason or "malformed" in reason:
-        return CorruptArtifact(
-            f"the project database can't be read: {reason}",
-            where=where,
-            fix="restore it from a backup, or move it away",
-        )
-    if isinstance(error, (DatabaseError, InterfaceError)) and "locked" in reason:
-        return BadInput(
-            "another process keeps the project database locked", where=where, fix="stop that process and try again"
-        )
-    return BadInput(
-        f"the project database refused: {reason}", where=where, fix="check the address, the disk and the permissions"
-    )
 
 
 def _check_name(name: str) -> None:

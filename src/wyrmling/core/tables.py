@@ -1,6 +1,11 @@
-"""The tables of the project database. What is kept in them is described by the records of `core/store.py`."""
+"""The tables of the project database, and the records that are read from them and written to them."""
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -83,3 +88,85 @@ forecasts = sa.Table(
     sa.Column("forecast", sa.JSON, nullable=False),
     sa.Column("actual", sa.JSON, nullable=False),
 )
+
+Alias = Literal["champion", "challenger", "previous"]
+ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the microsecond: rows sort by it as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One registered version of a model: the folder that holds it and the aliases that point at it."""
+
+    name: str
+    version: int
+    path: Path
+    digest: str
+    created: str
+    metrics: dict[str, Any]
+    verdict: str | None
+    aliases: tuple[Alias, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"path": str(self.path), "aliases": list(self.aliases)}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One answered request. `id` is the answer's id on the wire; prompt and answer are None unless logging is on."""
+
+    id: str
+    endpoint: str
+    model: str
+    model_digest: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    wh: float
+    finish_reason: str
+    prompt_sha256: str
+    key_id: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+    created: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a person said about one answer: a rating of -1, 0 or 1, what it should have been, a remark."""
+
+    id: str
+    answer_id: str
+    model_digest: str
+    rating: int | None = None
+    correction: str | None = None
+    comment: str | None = None
+    key_id: str | None = None
+    status: str = "new"
+    created: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key as it is kept: never the secret itself."""
+
+    id: str
+    name: str
+    prefix: str
+    created: str
+    revoked: str | None
+
+
+@dataclass(frozen=True)
+class ForecastRecord:
+    """What was forecast for a piece of work on a machine, and what it took."""
+
+    machine: str
+    work: str
+    forecast: dict[str, Any]
+    actual: dict[str, Any]
+    created: str

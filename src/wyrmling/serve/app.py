@@ -54,7 +54,7 @@ async def models(service: Service, request: Request) -> Response:
 async def model(service: Service, request: Request) -> Response:
     """The card of the model that is served."""
     name = request.path_params["model"]
-    if name != service.name:
+    if name not in service.names:
         raise model_not_found(name)
     return Response(_card(service).json_bytes(), media_type="application/json")
 

@@ -109,11 +109,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     """Answer a conversation."""
     body = await read(ChatRequest, request)
     service.check_model(body.model, "generate", "chat/completions")
-    messages = [
-        # `developer` is what newer clients call `system`; templates know the older word.
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-        for message in body.messages
-    ]
+    messages = [message.for_template() for message in body.messages]
     ids = service.loaded.prompt(messages)
     _check_prompt(service, ids, "messages", room=1)
     top = body.top_logprobs or 0

@@ -189,6 +189,11 @@ class Message(Wire):
             return "".join(part.text for part in self.content)
         return self.content or ""
 
+    def for_template(self) -> dict[str, str]:
+        """The message as chat templates know it: newer clients say `developer` where templates say `system`."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.text, **named}
+
 
 class ResponseFormat(Wire):
     type: Literal["text"]

@@ -53,16 +53,19 @@ class Service:
         return self.loaded.found.name
 
     @property
+    def names(self) -> set[str]:
+        """What a request may call the model: its name, or a registered one with its version."""
+        version = self.loaded.found.version
+        return {self.name} if version is None else {self.name, f"{self.name}:{version}"}
+
+    @property
     def fingerprint(self) -> str:
         """The first digits of the sha256 of the model folder that answers."""
         return f"fp_{self.loaded.found.digest[:12]}"
 
     def check_model(self, model: str, job: Job, endpoint: str) -> None:
         """Raises ApiError 404 for another model than the one that is served, 400 when it does another job."""
-        names = {self.name}
-        if self.loaded.found.version is not None:
-            names.add(f"{self.name}:{self.loaded.found.version}")
-        if model not in names:
+        if model not in self.names:
             self.metrics.rejected("unknown_model")
             raise model_not_found(model)
         try:
