@@ -227,11 +227,28 @@ def test_unread_formats_say_what_to_do(make_project: MakeProject) -> None:
     for name, raw, advice in [
         ("x.docx", b"PK\x03\x04rest", "Office file"),
         ("x.csv", b"SQLite format 3\0" + b"\0" * 99, "url ="),
+        ("x.xml", b"<?xml version='1.0'?><a/>", "XML"),
+        ("x.ipynb", b'{"cells": [], "metadata": {}}', "do not say what to learn from"),
         ("x.gz", b"\x1f\x8b\x08rest", "unpack"),
         ("x.bin", bytes(range(256)) * 4, "binary"),
         ("x.parquet", b"nothing", "not a readable Parquet"),
     ]:
         assert advice in refused(make_project, {name: raw}, SOURCE.format(name)).what
+
+
+def test_a_single_document_is_learned_from_and_said_to_leave_nothing_to_test(
+    make_project: MakeProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run.run(make_project({"x.txt": "one document"}, SOURCE.format("x.txt")))
+    assert done.figures["splits"] == {"train": 1, "val": 0, "test": 0}
+    assert "no document row is left to test on" in capsys.readouterr().err
+
+
+def test_an_unclear_table_among_other_files_is_an_error_row(make_project: MakeProject, ledger: Rows) -> None:
+    files = {"d/a.txt": "one", "d/b.md": "two", "d/c.csv": "x,y\n1,2\n"}
+    errors = [row for row in ledger(run.run(make_project(files, SOURCE.format("d")))) if row["verdict"] == "error"]
+    assert [row["origin"] for row in errors] == ["d/c.csv"]
+    assert "data.sources.a" in errors[0]["value"]
 
 
 def test_a_wrong_region_and_a_group_column_that_is_nowhere_are_refused(make_project: MakeProject) -> None:

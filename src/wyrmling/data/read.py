@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ MAGIC: tuple[tuple[bytes, str | None, str], ...] = (
     (b"GIF8", None, "a picture"),
 )  # fmt: skip
 
+JSON_START = re.compile(r"[\[{]\s*[\"{\[]")
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "sql")
 
 
@@ -200,7 +202,9 @@ def _format(path: Path, raw: bytes) -> str:
         return family
     if head[:14].lower().startswith(("<!doctype html", "<html")):
         return "html"
-    return "txt"
+    if head.startswith("<?xml"):
+        raise Undecodable("an XML file; save it as HTML, JSON or text")
+    return "json" if JSON_START.match(head) else "txt"
 
 
 def _records(family: str, path: Path, relative: str, raw: bytes, origin: Origin) -> Found:

@@ -186,6 +186,8 @@ def _check(rows: Sequence[Row], settings: Settings) -> None:
             where="data.sources",
             fix="add rows with another label, or correct the column that `label` names",
         )
+    if settings.data.split.test != 0 and not any(row.split == "test" for row in fitting):
+        warn(f'no {kind} row is left to test on; add rows, or name a test file as a source with split = "test"')
     _warn_of_losses(rows)
 
 
