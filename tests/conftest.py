@@ -10,6 +10,10 @@ import pytest
 
 from shell import write_small_project, wyrmling
 
+# As the command line does: idle threads sleep instead of spinning, so that a busy machine does not stall the suite.
+# conftest is read before any test imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:

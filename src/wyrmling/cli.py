@@ -7,6 +7,7 @@ a person may want to read goes to stderr. Errors are one message and an exit cod
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -433,4 +434,7 @@ def revoke(project: Any, key_id: Annotated[str, typer.Argument(metavar="ID", hel
 
 def main() -> None:
     """The `wyrmling` command."""
+    # Idle OpenMP threads sleep instead of spinning. Where other programs want the cores too, spinning threads wait for
+    # partners that are not scheduled: 2-thread training then ran 5 to 40 times slower (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="wyrmling")
