@@ -104,6 +104,17 @@ def test_a_model_that_fills_in_hidden_tokens_only_is_refused(kitchen) -> None:
         load_checked(find(kitchen.model("hider", "masked")))
 
 
+def test_a_registered_version_answers_to_its_number_too(kitchen, start, tmp_path: Path) -> None:
+    folder = kitchen.model("teller", "next")
+    store = Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
+    store.register_model("stories", folder, folder_digest(folder), {})
+    with start(folder, store=store) as server:
+        assert [card["id"] for card in server.get("/v1/models").json()["data"]] == ["stories"]
+        for name, status in (("stories", 200), ("stories:1", 200), ("stories:2", 404), ("teller", 404)):
+            assert server.get(f"/v1/models/{name}").status_code == status
+            assert server.post("/v1/completions", {"model": name, "prompt": "x"}).status_code == status
+
+
 def test_a_path_that_is_registered_is_served_under_its_name(kitchen, tmp_path: Path) -> None:
     folder = kitchen.model("teller", "next")
     store = Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
