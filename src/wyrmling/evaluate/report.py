@@ -271,9 +271,8 @@ def _spread(columns: Mapping[str, Sequence[Any]]) -> str:
     if "text_nats" not in columns:
         return ""
     values = [_bits(columns, i) for i in range(len(columns["bytes"]))]
-    return _section(
-        "Bits per byte of each text", charts.histogram(values, "Bits per byte of each text", "bits per byte")
-    )
+    plot = charts.histogram(values, "Texts by bits per byte", "bits per byte")
+    return _section("Bits per byte of each text", f"<figure>{plot}</figure>")
 
 
 def _bits(columns: Mapping[str, Sequence[Any]], i: int) -> float:
