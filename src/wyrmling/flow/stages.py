@@ -84,6 +84,14 @@ def train_answer(made: list[Artifact]) -> Said:
     return {**documents[-1], "steps_before": documents[:-1]}, "\n".join(lines)
 
 
+def evaluate_answer(made: Artifact) -> tuple[dict[str, Any], str, int]:
+    """Scores, baselines and verdict, and the exit code that the verdict asks for."""
+    from wyrmling.evaluate import accept, report
+
+    code = accept.EXIT_CODES[made.figures["verdict"]["status"]]
+    return report.document(made), f"{_found(made)}  {report.summary(made)}", code
+
+
 def train_document(made: Artifact) -> dict[str, Any]:
     """One training step in the form that scripts rely on."""
     return {
