@@ -65,6 +65,13 @@ def test_html_gives_its_main_text_without_scripts_and_navigation() -> None:
     assert "Home" not in str(item.value)
 
 
+def test_a_page_of_short_list_items_is_not_lost() -> None:
+    items = "".join(f"<li><a href='p{n}.html'>Term {n}</a></li>" for n in range(50))
+    (item,) = read_html(f"<html><body><p>Index.</p><ul>{items}</ul></body></html>")
+    assert isinstance(item, Item)
+    assert "Term 49" in str(item.value)
+
+
 def test_each_pdf_page_is_read_and_a_page_without_text_says_why(make_pdf: MakePdf, tmp_path: Path) -> None:
     path = tmp_path / "x.pdf"
     path.write_bytes(make_pdf(["First page\nof two lines", None, ""]))

@@ -50,6 +50,8 @@ def test_private_data_becomes_a_typed_placeholder(text: str, expected: str) -> N
         "were 38980-28480 = 10500",
         "@paulwalk said a@b and 12:30:45",
         "https://example.org/articles/115003498363-Slack",
+        "the number of pages is at most 2147483646",
+        "see R-51971-34154",
         "ISBN 978-3-16-148410-0",
     ],
 )

@@ -63,14 +63,19 @@ def read_md(text: str, source: Source, *, alone: bool) -> Found:
     return read_txt(FRONT_MATTER.sub("", text.replace("\r\n", "\n"), count=1), source, alone=alone)
 
 
+# assumption: when less of the page is called its main part, the finder was wrong (it drops lists of short items).
+MAIN_PART_SHARE = 0.1
+
+
 def read_html(text: str) -> Found:
-    """The main text of the page, without navigation; all of its text when no main part is found."""
+    """The main text of the page, without navigation; all of its text when hardly any is found to be the main part."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
     tree = HTMLTree.parse(text)
     main = extract_plain_text(tree, main_content=True, preserve_formatting=True, alt_texts=False)
-    yield Item("", main if main.strip() else extract_plain_text(tree, preserve_formatting=True, alt_texts=False))
+    whole = extract_plain_text(tree, preserve_formatting=True, alt_texts=False)
+    yield Item("", main if len(main) >= MAIN_PART_SHARE * len(whole) else whole)
 
 
 def read_pdf(path: Path) -> Found:

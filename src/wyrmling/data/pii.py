@@ -43,11 +43,12 @@ IP_CONTEXT = re.compile(
     re.IGNORECASE,
 )
 PHONE_CONTEXT = re.compile(
-    r"\b(?:phones?|tel|telephone|mobile|cell|fax|call(?:ed|ing)?|sms|text|dial|ring|whatsapp|contact|number|hotline)\b",
+    r"\b(?:phones?|tel|telephone|mobile|cell|fax|call(?:ed|ing)?|sms|text|dial|ring|whatsapp|contact|hotline"
+    r"|(?:my|your|our|his|her|their) number)\b",
     re.IGNORECASE,
 )
 # Part of a link, a name, a longer number or a sum.
-NOT_BEFORE_PHONE = re.compile(r"[/#^A-Za-z0-9]")
+NOT_BEFORE_PHONE = re.compile(r"(?:[/#^A-Za-z0-9]|[A-Za-z0-9]-)\Z")
 NOT_AFTER_PHONE = re.compile(r"[A-Za-z0-9]|\s*=")
 CONTEXT_CHARS, IP_CONTEXT_CHARS = 40, 20
 
@@ -182,7 +183,9 @@ def _phones(text: str, region: str) -> Iterator[tuple[int, int]]:
             if sum(char.isdigit() for char in match.raw_string) < 9:
                 continue
             start = begin + match.start
-            if NOT_BEFORE_PHONE.match(text[start - 1 : start]) or NOT_AFTER_PHONE.match(text, begin + match.end):
+            if NOT_BEFORE_PHONE.search(text[max(0, start - 2) : start]) or NOT_AFTER_PHONE.match(
+                text, begin + match.end
+            ):
                 continue
             if not match.raw_string.isdigit() or _near(PHONE_CONTEXT, text, start, CONTEXT_CHARS):
                 yield start, begin + match.end
