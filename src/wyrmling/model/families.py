@@ -51,8 +51,8 @@ DECODER_NAMES: Names = {
 DECODER_BLOCK_NAMES: Names = {
     "attention_norm.weight": ("input_layernorm.weight",),
     "attention.qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-    "attention.q_norm": ("self_attn.q_norm.weight",),
-    "attention.k_norm": ("self_attn.k_norm.weight",),
+    "attention.q_norm.weight": ("self_attn.q_norm.weight",),
+    "attention.k_norm.weight": ("self_attn.k_norm.weight",),
     "attention.out.weight": ("self_attn.o_proj.weight",),
     "ffn_norm.weight": ("post_attention_layernorm.weight",),
     "ffn.gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),

@@ -160,9 +160,9 @@ def _start_body(body: Transformer, generator: torch.Generator) -> None:
         if isinstance(module, Attention):
             _uniform(module.qkv.weight, config.width**-0.5, generator)
             module.out.weight.zero_()
-            if module.qk_norm:
-                module.q_norm.fill_(QK_SCALE)
-                module.k_norm.fill_(QK_SCALE)
+            for norm in (module.q_norm, module.k_norm):
+                if isinstance(norm, Norm):
+                    norm.weight.fill_(QK_SCALE)
         elif isinstance(module, FeedForward):
             _uniform(module.gate_up.weight, FFN_SCALE * config.width**-0.5, generator)
             module.down.weight.zero_()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Attend, Segments
+from wyrmling.model.kernels import rms_norm
 
 FamilyName = Literal["qwen3", "llama", "modernbert"]
 
@@ -113,7 +114,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.rms:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return rms_norm(x, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, None, self.eps)
 
 
@@ -143,20 +144,14 @@ class Attention(nn.Module):
         kv = config.kv_heads * config.head_dim
         self.qkv = Stacked(config.width, (config.heads * config.head_dim, kv, kv))
         self.out = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
-        self.qk_norm = config.switches.qk_norm
-        self.eps = config.norm_eps
-        if self.qk_norm:
-            self.q_norm = nn.Parameter(torch.ones(config.head_dim))
-            self.k_norm = nn.Parameter(torch.ones(config.head_dim))
+        qk_norm = config.switches.qk_norm
+        self.q_norm = Norm(config.head_dim, config) if qk_norm else nn.Identity()
+        self.k_norm = Norm(config.head_dim, config) if qk_norm else nn.Identity()
 
     def forward(self, x_ND: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend) -> Tensor:
         heads_NHK = self.qkv(x_ND).view(len(x_ND), -1, self.head_dim)
-        qk_NHK, v_NGK = torch.split(heads_NHK, [self.heads + self.kv_heads, self.kv_heads], dim=1)
-        if self.qk_norm:
-            # Queries and keys are normalised together; only the weights differ.
-            weight_HK = torch.cat((self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.kv_heads, -1)))
-            qk_NHK = F.rms_norm(qk_NHK, (self.head_dim,), eps=self.eps) * weight_HK
-        q_NHK, k_NGK = torch.split(rotate(qk_NHK, *rope), [self.heads, self.kv_heads], dim=1)
+        q_NHK, k_NGK, v_NGK = torch.split(heads_NHK, [self.heads, self.kv_heads, self.kv_heads], dim=1)
+        q_NHK, k_NGK = rotate(self.q_norm(q_NHK), *rope), rotate(self.k_norm(k_NGK), *rope)
         out_ND: Tensor = self.out(attend(layer, q_NHK, k_NGK, v_NGK).flatten(1))
         return out_ND
 
