@@ -148,7 +148,8 @@ def test_cuts_keep_the_tokens_their_definition_names():
         "all": (Sampling(), {0, 1, 2, 3}),
     }
     for name, (sampling, expected) in kept.items():
-        assert set(draws(sampling, logits).nonzero().flatten().tolist()) == expected, name
+        # The rarest kept token has probability 0.1: 300 draws miss it once in 10¹³ times.
+        assert set(draws(sampling, logits, 300).nonzero().flatten().tolist()) == expected, name
 
 
 def test_penalties_and_bias_change_logits_as_defined():

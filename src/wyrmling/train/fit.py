@@ -33,6 +33,7 @@ from wyrmling.core.log import say, warn
 from wyrmling.core.progress import Bar, bar
 from wyrmling.model import folder, probes
 from wyrmling.model.heads import Model, stacked_parts, with_head
+from wyrmling.model.memory import keep_freed_memory
 from wyrmling.model.transformer import ModelConfig, padded_vocab
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
@@ -355,6 +356,7 @@ def _exact(numerics: Numerics, device: str) -> Iterator[None]:
     threads, fill = torch.get_num_threads(), filling.fill_uninitialized_memory
     was = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(numerics.threads)
+    keep_freed_memory()
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
     filling.fill_uninitialized_memory = False
     try:
