@@ -88,6 +88,8 @@ def _marked(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, tokens: li
     causal = step.objective in ("causal", "sft")
     parts, learning = [_shown(tokenizer, tokens[:1])] if causal else [], False
     start = max(0, next((i for i, target in enumerate(targets) if target != IGNORED), 0) - PREVIEW_TOKENS // 3)
+    if start:
+        parts.append(" … ")
     for at in range(start, min(len(tokens), start + PREVIEW_TOKENS)):
         learned = targets[at] != IGNORED
         if causal:
@@ -131,14 +133,12 @@ def _fitting_rows(store: TokenStore, step: TrainStep) -> Array:
 
 def _check_text(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, found: Material, context: int) -> None:
     where = f"train.{step.name}"
-    learned = [store.learn(row) for row in found.rows]
-    empty = np.array([not mask.any() for mask in learned])
+    empty = np.array([not store.learn(row).any() for row in found.rows])
     _leave_out(store, found, empty, "have nothing to learn", where)
     ends = set(tokenizer.end_ids)
-    kept = [(row, mask) for row, mask, nothing in zip(found.rows, learned, empty, strict=True) if not nothing]
-    endless = [row for row, mask in kept if int(store.tokens(row)[np.flatnonzero(mask)[-1]]) not in ends]
+    endless = [row for row in found.rows if _last_target(store, row) not in ends]
     # A row of running text may be a stretch of a longer one; an answer without its end would never stop.
-    if endless and (step.objective == "sft" or len(endless) == len(kept)):
+    if endless and (step.objective == "sft" or len(endless) == len(found.rows)):
         raise NothingToLearn(
             f"{len(endless)} rows do not end with an end-of-text token, so the model would never learn to stop: "
             + _ids(store, endless),
@@ -232,6 +232,10 @@ def _learned_length(store: TokenStore, row: int) -> int:
     """Inputs needed for the last target of a row."""
     learned = np.flatnonzero(store.learn(row))
     return int(learned[-1]) if len(learned) else 0
+
+
+def _last_target(store: TokenStore, row: int) -> int:
+    return int(store.tokens(row)[_learned_length(store, row)])
 
 
 def _id(store: TokenStore, row: int) -> str:

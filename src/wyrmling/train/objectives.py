@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,8 +40,9 @@ def class_loss(model: Model, batch: Batch, *, label_smoothing: float = 0.0) -> L
     rows_R = (batch.targets != IGNORED).nonzero().squeeze(1)
     if len(rows_R) == 0:
         return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
-    logits_RC = model.logits(batch.tokens, Segments(batch.lengths), rows_R).float()
-    loss = F.cross_entropy(logits_RC, batch.targets[rows_R], reduction="sum", label_smoothing=label_smoothing)
+    logits_RC = model.logits(batch.tokens, Segments(batch.lengths), rows_R)
+    wide_RC = logits_RC.to(torch.promote_types(logits_RC.dtype, torch.float32))
+    loss = F.cross_entropy(wide_RC, batch.targets[rows_R], reduction="sum", label_smoothing=label_smoothing)
     return loss, len(rows_R)
 
 

@@ -250,7 +250,7 @@ def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, w
         wanted = min(64, max(4, n_rows // 20)) * tokens / n_rows
         why["batch_tokens"] = "about 64 rows, and at least 20 steps per pass"
         return max(1, round(wanted))
-    wanted = min(max(512.0, tokens / 100), 2**19 * (tokens / 1e9) ** 0.383)
+    wanted = min(max(512.0, tokens / 100), 2**19 * math.pow(tokens / 1e9, 0.383))
     why["batch_tokens"] = "2^19 x (tokens / 1G)^0.383 (arXiv 2505.13738), and about 100 steps per pass at least"
     return max(1, min(tokens, round(wanted)))
 
