@@ -268,8 +268,11 @@ def _only_one_writer(work: Path) -> Iterator[None]:
                 where=work,
                 fix="wait for it, or stop it, then run the same command again",
             )
-        yield
-    lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            # Still locked: whoever opens the path from here on makes a new file.
+            lock.unlink(missing_ok=True)
 
 
 def _lock(handle: Any) -> bool:
