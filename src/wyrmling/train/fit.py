@@ -9,70 +9,52 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils import deterministic
 
-from wyrmling.config import Project, TrainStep
 from wyrmling.core import hardware
-from wyrmling.core.artifact import Artifact, Draft, write_durably
+from wyrmling.core.artifact import Draft, write_durably
 from wyrmling.core.energy import Meter
-from wyrmling.core.errors import BadSetting, Interrupted
+from wyrmling.core.errors import Interrupted
 from wyrmling.core.log import say, warn
 from wyrmling.core.progress import Bar, bar
 from wyrmling.model import folder, probes
-from wyrmling.model.heads import Model, stacked_parts, with_head
-from wyrmling.model.memory import keep_freed_memory
-from wyrmling.model.transformer import ModelConfig, padded_vocab
+from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train import checkpoint, forecast, guards, sizing
-from wyrmling.train.batches import Batches, Noise
+from wyrmling.train.assemble import (
+    Job,
+    Numerics,
+    batches_for,
+    exact,
+    model_for,
+    numerics_for,
+    optimizer_for,
+    with_dropout,
+)
+from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
 from wyrmling.train.facts import facts_of
 from wyrmling.train.look import JUDGES, is_better, look
 from wyrmling.train.loop import Step, step_seed, steps
 from wyrmling.train.objectives import OBJECTIVES, loss_function
-from wyrmling.train.optim import SCHEDULES, Optimizer, parameter_groups
+from wyrmling.train.optim import SCHEDULES, Optimizer
 from wyrmling.train.signals import Stop, watch
-from wyrmling.train.sizing import Derived, Facts, Shape
+from wyrmling.train.sizing import Derived, Shape
 from wyrmling.train.workload import work_of
 
 CHECKPOINTS, STEPS_FILE, FINISHED = "checkpoints", "steps.jsonl", "finished.json"
 # The training loss in the figures is the mean of the last so many steps.
 RECENT_STEPS = 20
-VALIDATION_TOKENS = 8192
 PROBES = 4
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to train.
-
-    base          the model folder to start from; None: random weights
-    first         True for the first step of a project
-    seconds_left  of the time budget; None: no limit
-    """
-
-    project: Project
-    step: TrainStep
-    data_id: str
-    tokens: Artifact
-    base: Path | None
-    first: bool
-    run_id: str
-    seconds_left: float | None = None
 
 
 def fit(job: Job, draft: Draft, meter: Meter) -> None:
@@ -87,17 +69,17 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
     tokenizer = Tokenizer.load(job.tokens.path)
     facts = facts_of(job.project, train)
     state = checkpoint.load_newest(draft.path / CHECKPOINTS)
-    numerics = _numerics(job.project, facts, state)
+    numerics = numerics_for(job.project, facts, state)
 
-    with _exact(numerics, device), watch() as stop:
-        model, shape = _model(job, facts, train)
+    with exact(numerics, device), watch() as stop:
+        model, shape = model_for(job, facts, train)
         scratch = settings.model.base == "scratch"
         derived = sizing.derive_step(settings, step, shape, facts, scratch=scratch, first=job.first)
-        model = _with_dropout(model, derived.dropout).to(device)
+        model = with_dropout(model, derived.dropout).to(device)
         if step.method == "probe":
             model.body.requires_grad_(False)
-        optimizer = _optimizer(model, derived)
-        batches, looks = _batches(job, train, val, tokenizer, derived, model)
+        optimizer = optimizer_for(model, derived)
+        batches, looks = batches_for(job, train, val, tokenizer, derived, model)
         work = work_of(step, shape, derived, facts, dtype=numerics.dtype, validation_tokens=_tokens_of(looks))
         draft.forecast = forecast.step_forecast(work, forecast.Pricing.of(job.project)).manifest()
         progress = Progress(threads=numerics.threads, dtype=numerics.dtype)
@@ -137,17 +119,6 @@ class Progress:
 
     def saved(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "best_weights"}
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """What the arithmetic depends on; a resumed run keeps those it started with."""
-
-    threads: int
-    dtype: Literal["float32", "bfloat16"]
-
-    def autocast(self, device: str) -> AbstractContextManager[Any]:
-        return torch.autocast(device, dtype=torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
 
 
 class _Run:
@@ -226,7 +197,7 @@ class _Run:
         job, progress = self.job, self.progress
         if progress.best_weights is not None:
             self.model.load_state_dict(progress.best_weights)
-        model = _with_dropout(self.model, 0.0).to("cpu").eval()
+        model = with_dropout(self.model, 0.0).to("cpu").eval()
         path = self.draft.path / "model"
         shutil.rmtree(path, ignore_errors=True)
         folder.save(model, path, job.tokens.path, _about(job, model, train))
@@ -338,145 +309,6 @@ def _finished_before(draft: Draft) -> bool:
     draft.figures, draft.forecast = finished["figures"], finished["forecast"]
     shutil.rmtree(draft.path / CHECKPOINTS, ignore_errors=True)
     return True
-
-
-def _numerics(project: Project, facts: Facts, state: State | None) -> Numerics:
-    if state is not None:
-        return Numerics(threads=state.progress["threads"], dtype=state.progress["dtype"])
-    return Numerics(threads=facts.threads, dtype=hardware.dtype(facts.device, project.settings.machine.dtype))
-
-
-@contextlib.contextmanager
-def _exact(numerics: Numerics, device: str) -> Iterator[None]:
-    """Fixed threads and deterministic kernels for the length of the block."""
-    # cuBLAS is only deterministic with this; it is read when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Nothing here reads memory that it did not write; filling it first costs time.
-    filling: Any = deterministic
-    threads, fill = torch.get_num_threads(), filling.fill_uninitialized_memory
-    was = torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(numerics.threads)
-    keep_freed_memory()
-    torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
-    filling.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        filling.fill_uninitialized_memory = fill
-        torch.use_deterministic_algorithms(was)
-        torch.set_num_threads(threads)
-
-
-def _model(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
-    """The model with the head that the step trains, and its sizes."""
-    settings, objective = job.project.settings, job.step.objective
-    head = OBJECTIVES[objective].head
-    names = {"classes": store.labels, "tags": store.tag_names}.get(head, [])
-    if job.base is None:
-        shape = sizing.derive_model(settings, job.project.steps, facts)
-        return Model(_config(shape, store), head, len(names), seed=settings.seed), shape
-    base = folder.load(job.base)
-    if base.config.vocab_size < store.vocab_size:
-        raise BadSetting(
-            f"the base model knows {base.config.vocab_size} tokens, its tokenizer {store.vocab_size}",
-            where=job.base,
-            fix="restore the base model's own tokenizer files",
-        )
-    about = folder.about(job.base)
-    same_names = about is not None and (about.labels if head == "classes" else about.tags) == names
-    if base.head_name == head and (head in ("next", "masked") or same_names):
-        return base, _shape_of(base)
-    return with_head(base, head, len(names), seed=settings.seed), _shape_of(base)
-
-
-def _config(shape: Shape, store: TokenStore) -> ModelConfig:
-    return ModelConfig(
-        family=shape.family,
-        vocab_size=padded_vocab(shape.vocab_size),
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        ffn=shape.ffn,
-        context=shape.context,
-        tied=shape.tied,
-        tokens=store.vocab_size,
-    )
-
-
-def _shape_of(model: Model) -> Shape:
-    config = model.config
-    return Shape(
-        family="qwen3" if config.causal else "modernbert",
-        vocab_size=config.vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        ffn=config.ffn,
-        context=config.context,
-        tied=config.tied,
-        reasons={"base": "the sizes of the model that training starts from"},
-    )
-
-
-def _with_dropout(model: Model, dropout: float) -> Model:
-    """The same weights with another share of dropped values."""
-    if model.config.dropout == dropout:
-        return model
-    n_classes = model.n_out if model.head_name in ("classes", "tags") else 0
-    new = Model(replace(model.config, dropout=dropout), model.head_name, n_classes, seed=None)
-    new.load_state_dict(model.state_dict(), assign=True)
-    return new
-
-
-def _optimizer(model: Model, derived: Derived) -> Optimizer:
-    groups = parameter_groups(
-        dict(model.named_parameters()),
-        rule=derived.optimizer,
-        lr=derived.lr,
-        embedding_lr=derived.embedding_lr,
-        head_lr=derived.head_lr,
-        weight_decay=derived.weight_decay,
-        parts=stacked_parts(model),
-    )
-    return Optimizer(groups)
-
-
-def _batches(
-    job: Job, train: TokenStore, val: TokenStore, tokenizer: Tokenizer, derived: Derived, model: Model
-) -> tuple[Batches, Batches | None]:
-    """The training material, checked, and that of the looks; None when there are no validation rows."""
-    step, context = job.step, model.config.context
-    found = guards.material(train, tokenizer, step, context=context)
-    for text in found.warnings:
-        warn(f"train {step.name}: {text}")
-    for split, held_out in (("validation", val), ("test", TokenStore.open(job.tokens.path, "test"))):
-        if shared := guards.shared_with(train, found.rows, held_out):
-            names = ", ".join(shared[: guards.SHOWN_ROWS])
-            warn(f"train {step.name}: {len(shared)} training rows have the text of a {split} row: {names}")
-    noise = Noise(
-        rate=derived.token_noise,
-        mask_id=-1 if tokenizer.mask_id is None else tokenizer.mask_id,
-        special_ids=tuple(tokenizer.special_ids.values()),
-        vocab_size=train.vocab_size,
-    )
-    make: Callable[..., Batches] = partial(
-        Batches,
-        context=context,
-        data_hash=job.tokens.id,
-        seed=job.project.settings.seed,
-        noise=noise if derived.token_noise and tokenizer.mask_id is not None else None,
-    )
-    sizes = {"batch_tokens": derived.batch_tokens, "micro_batch_tokens": derived.micro_batch_tokens}
-    batches = make(train, step.objective, found.rows, **sizes)
-    rows = guards.validation_rows(val, step, context=context)
-    if len(rows) == 0:
-        return batches, None
-    sizes = {"batch_tokens": VALIDATION_TOKENS, "micro_batch_tokens": VALIDATION_TOKENS}
-    return batches, make(val, step.objective, rows, **sizes)
 
 
 def _tokens_of(looks: Batches | None) -> int:

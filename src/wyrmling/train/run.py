@@ -49,13 +49,14 @@ def run(
     key = _key(project, data, tokens, step, base)
     if (done := artifact.find(project.runs, key)) is not None:
         return done
-    from wyrmling.train import fit
+    from wyrmling.train.assemble import Job
+    from wyrmling.train.fit import fit
 
     hours = project.settings.objective.budget.hours
     spent = sum(float(one.cost["seconds"]) for one in earlier or [])
     meter = project.meter()
     with artifact.create(project.runs, key, meter, resume=True) as draft:
-        job = fit.Job(
+        job = Job(
             project=project,
             step=step,
             data_id=data.id,
@@ -65,7 +66,7 @@ def run(
             run_id=key.id,
             seconds_left=None if hours is None else max(0.0, hours * 3600 - spent),
         )
-        fit.fit(job, draft, meter)
+        fit(job, draft, meter)
     return draft.done
 
 
