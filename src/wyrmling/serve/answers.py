@@ -38,7 +38,8 @@ class Piece:
     """What one step adds to one answer.
 
     text      new text; empty while a character or a possible stop text is unfinished
-    token     the new token; None for one that ends the answer and has no text
+    token     the new token; None where only the prompt was scored
+    is_end    the token only ends the answer and has no text
     finish    why the answer is over; None while it goes on
     count     tokens generated so far, the end token included
     prompt_scores   the tokens of the prompt after its first, where they were asked for
@@ -47,6 +48,7 @@ class Piece:
     choice: int
     text: str = ""
     token: Token | None = None
+    is_end: bool = False
     finish: FinishReason | None = None
     count: int = 0
     prompt_scores: tuple[Token, ...] | None = None
@@ -72,7 +74,7 @@ class Answer:
             text += self._scan.push(self._stream.finish()) + self._scan.finish()
         if self._scan.stopped:
             finish = "stop"
-        return Piece(self.question.choice, text, None if ended else token, finish, self._count)
+        return Piece(self.question.choice, text, token, ended, finish, self._count)
 
 
 def for_choice(sampling: Sampling, choice: int) -> Sampling:

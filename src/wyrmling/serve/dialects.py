@@ -35,6 +35,8 @@ class Whole:
     prompt: str = ""
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
+    end: Token | None = None
+    """The token that ended it, which has no text. Completions list it, as harnesses that score texts expect."""
     finish: FinishReason | None = None
     count: int = 0
     prompt_scores: tuple[Token, ...] = ()
@@ -45,7 +47,9 @@ class Whole:
         self.text += piece.text
         self.count = max(self.count, piece.count)
         self.finish = piece.finish or self.finish
-        if piece.token is not None:
+        if piece.is_end:
+            self.end = piece.token
+        elif piece.token is not None:
             self.tokens.append(piece.token)
         if piece.prompt_scores is not None:
             self.prompt_scores = piece.prompt_scores
@@ -134,7 +138,8 @@ class CompletionDialect:
             found.token_logprobs.append(None)
             found.top_logprobs.append(None)
             found.text_offset.append(offsets.next(whole.first_token))
-        rest = self._listed([*whole.prompt_scores, *whole.tokens], offsets)
+        end = [] if whole.end is None else [whole.end]
+        rest = self._listed([*whole.prompt_scores, *whole.tokens, *end], offsets)
         return CompletionLogprobs(
             tokens=found.tokens + rest.tokens,
             token_logprobs=found.token_logprobs + rest.token_logprobs,
@@ -196,10 +201,10 @@ class ChatDialect:
 
     def chunk(self, head: Head, piece: Piece) -> list[Body]:
         bodies: list[Body] = []
-        if piece.text or (self._logprobs and piece.token is not None):
-            scores = self._scores([] if piece.token is None else [piece.token])
+        tokens = [] if piece.token is None or piece.is_end else [piece.token]
+        if piece.text or (self._logprobs and tokens):
             delta = Delta(content=piece.text)
-            choice = ChunkChoice(index=piece.choice, delta=delta, logprobs=scores, finish_reason=None)
+            choice = ChunkChoice(index=piece.choice, delta=delta, logprobs=self._scores(tokens), finish_reason=None)
             bodies.append(self._body(head, [choice], None))
         if piece.finish is not None:
             choice = ChunkChoice(index=piece.choice, delta=Delta(), logprobs=None, finish_reason=piece.finish)
