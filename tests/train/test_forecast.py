@@ -8,7 +8,7 @@ import torch
 
 from wyrmling.config import TrainStep
 from wyrmling.core import hardware
-from wyrmling.core.energy import Tariff
+from wyrmling.core.energy import Meter, Tariff
 from wyrmling.core.store import ForecastRecord
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
@@ -237,6 +237,38 @@ def test_the_loss_holds_as_many_rows_of_logits_as_the_forecast_says():
     assert workload.LOSS_ROWS == CHUNK_ROWS
 
 
+def trainable(shape):
+    model = Model(config_of(shape), "next").train()
+    names = dict(model.named_parameters())
+    matrices = {name: p for name, p in names.items() if p.ndim == 2 and "blocks" in name}
+    rest = {name: p for name, p in names.items() if name not in matrices}
+    return model, Optimizer([Group("matrices", "muon", matrices, 0.02), Group("rest", "adamw", rest, 0.002)])
+
+
+def train(model, optimizer, n_tokens):
+    """One real step on documents of 64 tokens."""
+    tokens = torch.randint(0, 1000, (n_tokens,))
+    features = model.features(tokens, Segments([64] * (n_tokens // 64)))
+    loss, _ = cross_entropy_sum(features, model.output.weight_VD, tokens)
+    loss.backward()
+    optimizer.step(1.0)
+    optimizer.zero_grad()
+
+
+def test_the_memory_of_real_steps_is_near_the_closed_form(one_thread):
+    """What two steps add to this process, which holds more than a fresh one: half as much up and down is allowed."""
+    shape = replace(SHAPE, layers=4, context=64)
+    model, optimizer = trainable(shape)
+    with Meter() as meter:
+        before = meter.cost().peak_memory_gb
+        for _ in range(2):
+            train(model, optimizer, 8192)
+    added = meter.cost().peak_memory_gb - before
+    said = memory_gb(work(shape=shape, batch_tokens=8192, micro_batch_tokens=8192)) - workload.BASE_GB["cpu"]
+    assert said > 0.3
+    assert 1 / 1.5 < added / said < 1.5
+
+
 def test_the_time_of_real_steps_lies_in_the_band_of_the_closed_form(tmp_path, monkeypatch, one_thread):
     """Four training steps on one thread, in seconds of the processor, so that other programs do not count.
 
@@ -246,20 +278,11 @@ def test_the_time_of_real_steps_lies_in_the_band_of_the_closed_form(tmp_path, mo
     monkeypatch.setenv("WYRMLING_CACHE", str(tmp_path))
     rates = hardware.rates("cpu", use_threads=1)
     shape = replace(SHAPE, width=128, layers=4, context=64)
-    model = Model(config_of(shape), "next").train()
-    names = dict(model.named_parameters())
-    matrices = {name: p for name, p in names.items() if p.ndim == 2 and "blocks" in name}
-    rest = {name: p for name, p in names.items() if name not in matrices}
-    optimizer = Optimizer([Group("matrices", "muon", matrices, 0.02), Group("rest", "adamw", rest, 0.002)])
-    tokens = torch.randint(0, 1000, (2048,))
+    model, optimizer = trainable(shape)
     times = []
     for _ in range(4):
         start = time.process_time()
-        features = model.features(tokens, Segments([64] * 32))
-        loss, _ = cross_entropy_sum(features, model.output.weight_VD, tokens)
-        loss.backward()
-        optimizer.step(1.0)
-        optimizer.zero_grad()
+        train(model, optimizer, 2048)
         times.append(time.process_time() - start)
     of = work(shape=shape, looked_at=0.0)
     said = seconds(replace(of, steps=2), rates) - seconds(replace(of, steps=1), rates)

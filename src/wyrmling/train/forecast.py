@@ -196,7 +196,7 @@ def _records(project: Project) -> tuple[ForecastRecord, ...]:
 
 def step_forecast(work: Work, pricing: Pricing, rates: Rates | None = None) -> Forecast:
     """The forecast of one training step. rates: None measures them, or reads what was measured before."""
-    measured = rates or hardware.rates(work.device)
+    measured = rates or hardware.rates(work.device, use_threads=work.threads)
     correction = correct(pricing.records, work.objective)
     return pricing.forecast(seconds(work, measured) / 60, memory_gb(work), correction)
 
