@@ -291,14 +291,13 @@ def chat(
     from wyrmling.flow import models
     from wyrmling.serve import answer
 
-    if (complete is None) == (message is None):
-        raise UsageError("give one of --complete TEXT and --message TEXT")
     path = models.resolve(models.project_of(home, model), model)
-    text = (
-        answer.complete(path, complete, greedy=greedy, max_tokens=max_tokens, seed=seed)
-        if complete is not None
-        else answer.message(path, message, greedy=greedy, max_tokens=max_tokens, seed=seed)
-    )
+    if complete is not None and message is None:
+        text = answer.complete(path, complete, greedy=greedy, max_tokens=max_tokens, seed=seed)
+    elif message is not None and complete is None:
+        text = answer.message(path, message, greedy=greedy, max_tokens=max_tokens, seed=seed)
+    else:
+        raise UsageError("give one of --complete TEXT and --message TEXT")
     return Answer({"text": text}, text)
 
 
