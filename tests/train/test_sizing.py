@@ -1,0 +1,150 @@
+"""Derived numbers: pure, explained, overridable, and sensible from forty rows to a billion tokens."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+
+from wyrmling import config
+from wyrmling.config import Settings, TrainStep
+from wyrmling.train.sizing import Derived, Facts, Shape, SourceFacts, derive_model, derive_step
+
+BANKING77 = Facts(
+    sources=(
+        SourceFacts("tickets", "labelled", rows=9436, tokens=152_908, longest=112, p99=50),
+        SourceFacts("handbook", "document", rows=77, tokens=10_189, longest=400, p99=380),
+    ),
+    vocab_size=2304,
+    labels=77,
+)
+STORIES = Facts(sources=(SourceFacts("s", "document", 1835, 399_761, 1021, 500),), vocab_size=3584)
+FORTY = Facts(sources=(SourceFacts("t", "labelled", 40, 440, 14, 14),), vocab_size=400, labels=4)
+BILLION = Facts(sources=(SourceFacts("w", "document", 2_000_000, 10**9, 90_000, 4000),), vocab_size=32_768)
+
+
+def settings(task: str, **model: object) -> Settings:
+    return config.parse(
+        {"name": "p", "objective": {"task": task}, "data": {"sources": {"t": {"path": "x"}}}, "model": model},
+        where="test",
+    )
+
+
+def step(objective: str, **changes: object) -> TrainStep:
+    return TrainStep.model_validate({"name": "s", "objective": objective, **changes})
+
+
+def sizes(facts: Facts, *objectives: str, **model: object) -> tuple[Shape, list[Derived]]:
+    steps = tuple(step(objective) for objective in objectives)
+    asked = settings("classify", **model)
+    shape = derive_model(asked, steps, facts)
+    return shape, [
+        derive_step(asked, one, shape, facts, scratch=True, first=number == 0) for number, one in enumerate(steps)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "objectives", "family", "layers", "width", "context"),
+    [
+        (BANKING77, ("masked", "classify"), "modernbert", 2, 128, 400),
+        (STORIES, ("causal",), "qwen3", 3, 192, 512),
+        (FORTY, ("classify",), "modernbert", 2, 128, 16),
+        (BILLION, ("causal",), "qwen3", 12, 768, 512),
+    ],
+)
+def test_the_sizes_of_known_projects(
+    facts: Facts, objectives: tuple[str, ...], family: str, layers: int, width: int, context: int
+) -> None:
+    shape, _ = sizes(facts, *objectives)
+    assert (shape.family, shape.layers, shape.width, shape.context) == (family, layers, width, context)
+    assert shape.heads * shape.head_dim == shape.width and shape.tied == (family == "modernbert")
+
+
+def test_every_derived_number_says_why() -> None:
+    shape, (masked, classify) = sizes(BANKING77, "masked", "classify")
+    assert {"family", "parameters", "layers", "width", "heads", "ffn", "context"} <= set(shape.reasons)
+    for derived in (masked, classify):
+        assert {"optimizer", "lr", "batch_tokens", "micro_batch_tokens", "steps", "weight_decay"} <= set(
+            derived.reasons
+        )
+    assert all(len(reason) > 10 for reason in (*shape.reasons.values(), *masked.reasons.values()))
+
+
+def test_what_is_set_is_taken_and_needs_no_reason() -> None:
+    asked = {"layers": 5, "width": 96, "heads": 3, "kv_heads": 1, "ffn": 208, "context": 40}
+    shape, _ = sizes(STORIES, "causal", **asked)
+    assert {name: getattr(shape, name) for name in asked} == asked
+    assert not set(asked) & set(shape.reasons)
+    numbers = {
+        "steps": 7,
+        "batch_tokens": 999,
+        "micro_batch_tokens": 50,
+        "lr": 0.5,
+        "dropout": 0.4,
+        "weight_decay": 0.3,
+    }
+    one = step("classify", optimizer="adamw", evaluate_every=3, **numbers)
+    derived = derive_step(settings("classify"), one, shape, STORIES, scratch=True, first=True)
+    assert {name: getattr(derived, name) for name in numbers} == numbers
+    assert derived.optimizer == "adamw" and derived.evaluate_every == 3
+
+
+def test_the_other_rates_keep_their_ratio_to_lr() -> None:
+    shape, (own, _) = sizes(BANKING77, "masked", "classify")
+    doubled = derive_step(
+        settings("classify"), step("masked", lr=2 * own.lr), shape, BANKING77, scratch=True, first=True
+    )
+    assert doubled.embedding_lr == pytest.approx(2 * own.embedding_lr)
+    assert doubled.head_lr == pytest.approx(2 * own.head_lr)
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked", "sft", "classify", "tag"])
+@pytest.mark.parametrize("tokens", [1, 30, 440, 10**4, 10**6, 10**9])
+def test_any_amount_of_data_gives_usable_numbers(objective: str, tokens: int) -> None:
+    kind = {"sft": "conversation", "classify": "labelled", "tag": "tagged"}.get(objective, "document")
+    rows = max(1, tokens // 12)
+    facts = Facts(sources=(SourceFacts("t", kind, rows, tokens, 12, 12),), vocab_size=300, labels=3, tags=3)
+    shape, (derived,) = sizes(facts, objective)
+    assert 0 < derived.lr < 1 and 1 <= derived.micro_batch_tokens <= derived.batch_tokens <= max(tokens, 1)
+    assert derived.steps >= 1 and 0 <= derived.warmup_steps < max(derived.steps, 2)
+    assert 1 <= derived.decay_steps <= max(derived.steps, 1) and 1 <= derived.evaluate_every <= derived.steps
+    assert shape.width % shape.heads == 0 and shape.head_dim % 2 == 0
+
+
+def test_more_text_gives_a_larger_model_and_fewer_passes() -> None:
+    grown = [replace(STORIES.sources[0], tokens=10**power) for power in range(4, 10)]
+    shapes, passes = [], []
+    for source in grown:
+        shape, (derived,) = sizes(Facts(sources=(source,), vocab_size=4096), "causal")
+        shapes.append(shape.parameters)
+        passes.append(derived.steps * derived.batch_tokens / source.tokens)
+    assert shapes == sorted(shapes) and len(set(shapes)) > 3
+    assert all(later <= earlier * 1.01 for earlier, later in itertools.pairwise(passes))
+
+
+def test_a_model_somebody_else_made_is_moved_gently() -> None:
+    shape, _ = sizes(BILLION, "causal")
+    own, base = (
+        derive_step(settings("complete"), step("sft"), shape, BILLION, scratch=scratch, first=False)
+        for scratch in (True, False)
+    )
+    assert (own.optimizer, base.optimizer) == ("muon", "adamw")
+    assert base.lr < 1e-4 and base.weight_decay == 0
+
+
+def test_odd_widths_get_heads_that_fit() -> None:
+    for width in (16, 48, 80, 112, 208, 1040):
+        shape, _ = sizes(STORIES, "causal", width=width)
+        assert shape.heads * shape.head_dim == width and shape.head_dim % 2 == 0
+
+
+def test_sizing_needs_no_torch() -> None:
+    code = "import sys, wyrmling.train.sizing, wyrmling.train.run, wyrmling.train.facts; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_nothing_derived_is_left_open() -> None:
+    _, both = sizes(BANKING77, "masked", "classify")
+    assert all(getattr(derived, field.name) is not None for derived in both for field in fields(Derived))
