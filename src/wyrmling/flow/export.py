@@ -24,18 +24,19 @@ def export(model: Path, *, to: str, out: Path) -> tuple[dict[str, Any], str]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists and is not empty", fix="choose another folder")
     from wyrmling.model import probes
+    from wyrmling.tokenizer.tokenizer import Tokenizer
 
     work = out.with_name(f".{out.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     work.parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copytree(model, work)
-        difference = probes.replay(work)
+        difference = probes.replay(work, tokenizer=Tokenizer.load(work))
         if out.is_dir():
             out.rmdir()
         os.replace(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    document = {"path": str(out), "format": to, "bytes": size, "probes": str(difference)}
-    return document, f"wrote {out}  {size / 1e6:.1f} MB; its answers are those of the trained model"
+    document = {"path": str(out), "format": to, "bytes": size, "probes": difference._asdict()}
+    return document, f"wrote {out}  {size / 1e6:.1f} MB; {difference.probes} stored answers came out the same"

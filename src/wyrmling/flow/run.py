@@ -9,7 +9,7 @@ from wyrmling.config import Project
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.energy import Cost
 from wyrmling.core.log import say
-from wyrmling.flow import gate, records, summary
+from wyrmling.flow import gate, records, rungs, summary
 from wyrmling.flow.gate import Decision
 
 
@@ -22,6 +22,7 @@ class Outcome:
     steps: tuple[Artifact, ...]
     evaluation: Artifact
     decision: Decision
+    advice: tuple[str, ...]
     cost: Cost
 
     @property
@@ -40,6 +41,7 @@ class Outcome:
             "verdict": {"status": self.decision.status, "lines": list(self.decision.lines), "why": self.decision.why},
             "model": f"{self.decision.record.name}:{self.decision.record.version}",
             "summary": summary.document(self.data, self.tokens, self.steps, self.evaluation),
+            "advice": list(self.advice),
             "cost": self.cost.as_dict(),
         }
 
@@ -47,7 +49,7 @@ class Outcome:
         """The summary table and the decision."""
         table = summary.table(self.data, self.tokens, self.steps, self.evaluation)
         verdict = [f"{self.decision.status}: {self.decision.why}", *(f"  {line}" for line in self.decision.lines)]
-        return "\n".join([table, "", *verdict, f"  report  {self.evaluation.path / 'report.html'}"])
+        return "\n".join([table, "", *verdict, *self.advice, f"report {self.evaluation.path / 'report.html'}"])
 
 
 def run(project: Project) -> Outcome:
@@ -65,7 +67,8 @@ def run(project: Project) -> Outcome:
         model = steps[-1].path / "model"
         evaluation = _told(evaluate.run(project, rows, model))
         decision = gate.decide(project, model, evaluation)
-    return Outcome(rows, tokens, steps, evaluation, decision, meter.cost())
+        advice = tuple(rungs.said(project, evaluation))
+    return Outcome(rows, tokens, steps, evaluation, decision, advice, meter.cost())
 
 
 def _told(artifact: Artifact) -> Artifact:

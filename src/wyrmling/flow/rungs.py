@@ -24,9 +24,7 @@ def advice(project: Project, known: Known) -> Iterator[str]:
     """What to try before training: from the last evaluation of this project, else from the number of rows."""
     evaluation = facts.newest(project, "evaluate")
     if evaluation is not None:
-        yield from (
-            f"{name} already meets objective.accept; it may be all you need" for name in enough(project, evaluation)
-        )
+        yield from said(project, evaluation)
         return
     task = project.settings.objective.task
     if task not in BASELINES:
@@ -39,6 +37,14 @@ def advice(project: Project, known: Known) -> Iterator[str]:
             f"only {labelled / labels:.0f} rows per label: {BASELINES[task]} may do as well; "
             "more labelled rows help most"
         )
+
+
+def said(project: Project, evaluation: Artifact) -> Iterator[str]:
+    """A sentence when cheap answers meet the objective."""
+    if names := enough(project, evaluation):
+        who = f"the baseline {names[0]}" if len(names) == 1 else f"the baselines {', '.join(names)}"
+        meet = "meets" if len(names) == 1 else "meet"
+        yield f"{who} already {meet} objective.accept on these test rows: the cheaper answer may be all you need"
 
 
 def enough(project: Project, evaluation: Artifact) -> list[str]:

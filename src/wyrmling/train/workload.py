@@ -23,8 +23,8 @@ NEWTON_SCHULZ, STATE_MOVED = 1.08, 17.5  # FLOPs of Muon's iterations; crossings
 # Small operations per layer and micro-batch. On a GPU they overlap with the work (assumption, not measured).
 CALLS_PER_LAYER = {"cpu": 1000.0, "cuda": 200.0}
 CALLS_PER_UPDATE = 1200.0
-# Seconds before the first step: starting Python and torch, reading the store, checking the rows.
-START_SECONDS = 6.0
+# Seconds before the first step and after the last: reading the store, checking the rows, writing the model.
+START_SECONDS = 2.5
 # Memory of the process before the model is there: Python, torch and the libraries of the stage, in GB.
 BASE_GB = {"cpu": 0.54, "cuda": 1.3}
 # What backward needs beside the kept activations, and what the allocator can't use again (fitted on 4 runs, 4 % off).
