@@ -35,13 +35,16 @@ def train(project: Project, only: str | None = None) -> list[Artifact]:
 
     Raises   UsageError when there is no step of that name.
     """
+    from wyrmling.flow import records
     from wyrmling.train import run
 
     names = [step.name for step in project.steps]
     if only is not None and only not in names:
         raise UsageError(f"there is no train step {only!r}", fix=f"the steps of this project are: {', '.join(names)}")
     rows = data(project)
-    return run.run_all(project, rows, tokenizer(project), only=only)
+    made = run.run_all(project, rows, tokenizer(project), only=only)
+    records.remember(project, made)
+    return made
 
 
 def evaluate(project: Project, model: str | None = None, test: Path | None = None) -> Artifact:
