@@ -285,7 +285,7 @@ def _epochs(objective: TrainObjective, tokens: int) -> float:
         "tag": (8.0, 30.0, 2.0),
         "sft": (6.0, 20.0, 2.0),
         "masked": (3.0, 20.0, 1.0),
-        "causal": (8.0, 30.0, 1.0),
+        "causal": (6.0, 30.0, 1.0),
     }[objective]
     return min(most, max(least, at_150k * math.sqrt(150_000 / max(tokens, 1))))
 
@@ -302,8 +302,8 @@ def _token_noise(step: TrainStep, why: dict[str, str]) -> float:
     if step.objective == "masked":
         return step.mask_rate
     if step.objective in ("classify", "tag"):
-        why["token_noise"] = "a tenth of the words is hidden while training, so that no single word decides"
-        return 0.1
+        why["token_noise"] = "a fifth of the tokens is hidden while training, so that no single word decides"
+        return 0.2
     return 0.0
 
 
