@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models of this project: list, promote, roll back.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
+data_app = typer.Typer(
+    help="Read, clean, de-duplicate, mask and split the sources; and ask what became of a row.",
+    invoke_without_command=True,
+)
 keys_app = typer.Typer(help="The API keys of this project's server: list, create, revoke.", invoke_without_command=True)
 app.add_typer(keys_app, name="keys")
 
@@ -206,13 +210,70 @@ def plan(project: Any) -> Answer:
     return Answer(made.document(), made.text())
 
 
-@app.command()
 @verb
-def data(project: Any) -> Answer:
+def make_data(project: Any, dry_run: bool = False) -> Answer:
     """Read, clean, de-duplicate, mask and split the sources."""
-    from wyrmling.flow import stages
+    from wyrmling.flow import ledger, stages
 
-    return Answer(*stages.data_answer(stages.data(project)))
+    return Answer(*(ledger.preview(project) if dry_run else stages.data_answer(stages.data(project))))
+
+
+app.add_typer(data_app, name="data")
+
+
+@data_app.callback()
+def _data(
+    context: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what each rule would drop, with examples; write nothing.")
+    ] = False,
+    project: ProjectOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    given = {"project": project, "overrides": overrides, "as_json": as_json, "quiet": quiet, "debug": debug}
+    if context.invoked_subcommand is None:
+        make_data(dry_run=dry_run, **given)
+    elif dry_run or any(given.values()):
+        raise typer.BadParameter(f"give options after the word {context.invoked_subcommand}")
+
+
+@data_app.command()
+@verb
+def why(
+    project: Any,
+    row: Annotated[str, typer.Argument(metavar="ORIGIN_OR_ROW_ID", help="tickets.csv:12, a file, or a row's id.")],
+) -> Answer:
+    """What became of a row, and by which rule."""
+    from wyrmling.flow import ledger
+
+    return Answer(*ledger.why(project, row))
+
+
+@data_app.command()
+@verb
+def diff(
+    project: Any,
+    before: Annotated[str, typer.Argument(metavar="A", help="A data artifact: its folder or id.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> Answer:
+    """How two data artifacts differ, in settings, inputs and rows."""
+    from wyrmling.flow import ledger
+
+    return Answer(*ledger.diff(project, before, after))
+
+
+@data_app.command()
+@verb
+def restore(
+    project: Any, rule: Annotated[str, typer.Argument(help="The rule, as by_rule names it, such as near_duplicate.")]
+) -> Answer:
+    """Let a rule drop no row any more: writes data.clean.restore and runs the stage again."""
+    from wyrmling.flow import ledger
+
+    return Answer(*ledger.restore(project, rule))
 
 
 @app.command()

@@ -119,6 +119,14 @@ class Clean(Section):
     """The country (ISO code) that phone numbers without a prefix belong to."""
     min_chars: int = Field(default=1, ge=1)
     """Rows whose text is shorter are dropped, in characters."""
+    boilerplate: bool = True
+    """Remove the lines that more than 30 % of a source's pages share, such as menus, heads and feet."""
+    language: bool = False
+    """Name the language of each row in the ledger and on the card; needs `pip install 'wyrmling[language]'`."""
+    languages: Strings = ()
+    """Keep only rows in these languages (ISO 639-1, such as "en"), and those too short to tell. Empty: all."""
+    restore: Strings = ()
+    """Rules that drop no row any more, such as "words"; see by_rule on the data card, and `wyrmling data restore`."""
 
 
 class Dedup(Section):
@@ -128,6 +136,8 @@ class Dedup(Section):
     """Drop running text that is nearly the same as a kept one; labelled rows stay but share a split."""
     threshold: float = Field(default=0.75, gt=0, le=1)
     """Jaccard similarity of 5-word shingles from which two texts are near-duplicates."""
+    prefer: Strings = ()
+    """Sources whose rows survive when others say the same, the best first. Sources not named follow in file order."""
 
 
 class Split(Section):
@@ -137,6 +147,19 @@ class Split(Section):
     """Share of rows held out for the final evaluation. None: 10 %, or 0 where a source is the test set."""
     group: str | None = None
     """A column whose equal values stay in one split, such as a customer or thread."""
+    date: str | None = None
+    """A column with a date: the newest rows are the test rows, those before them val, the oldest train."""
+    stratify: bool = False
+    """Give every label its share of each split; then new rows may move old ones."""
+    decontaminate: bool = True
+    """Drop rows to learn from that give away a validation or test row: by 13 words, or by half of its 8-word runs."""
+
+
+class Labels(Section):
+    check: bool = False
+    """Rank the labels that are likely wrong in `label_review.csv`; takes a classifier over five folds."""
+    review: str | None = None
+    """A copy of `label_review.csv` whose column `decision` is filled in; the decisions are applied to the rows."""
 
 
 class Data(Section):
@@ -145,6 +168,14 @@ class Data(Section):
     clean: Clean = Clean()
     dedup: Dedup = Dedup()
     split: Split = Split()
+    labels: Labels = Labels()
+
+    @model_validator(mode="after")
+    def _known_sources(self) -> Data:
+        for name in self.dedup.prefer:
+            if name not in self.sources:
+                raise ValueError(f"dedup.prefer names {name!r}, but sources has {sorted(self.sources)}")
+        return self
 
 
 class Tokenizer(Section):

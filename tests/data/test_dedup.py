@@ -160,3 +160,25 @@ def test_digests_are_equal_only_for_equal_matching_forms(one: str, other: str) -
     assert digest(one) == digest(one.upper().lower().casefold()) or one.upper().lower().casefold() != one.casefold()
     if one.casefold().split() == other.casefold().split():
         assert digest(one) == digest(other)
+
+
+def test_the_preferred_source_survives_whatever_the_length_and_the_order_in_the_file() -> None:
+    long = " ".join(WORDS[:60])
+    for first, second, preferred in (("a", "b", ("b",)), ("b", "a", ("b", "a")), ("a", "b", ("b", "a"))):
+        for other in (long.upper(), f"{long} more"):
+            rows = [Row(first, "1", "txt", "document", text=long), Row(second, "2", "txt", "document", text=other)]
+            identify(rows)
+            mark_duplicates(rows, Dedup(prefer=preferred), ["a", "b"])
+            assert [row.source for row in rows if row.alive] == ["b"]
+            assert [row.source for row in rows if not row.alive] == ["a"]
+
+
+def test_sources_without_a_preference_keep_the_order_of_the_file() -> None:
+    rows = [Row(name, name, "txt", "document", text="the same") for name in ("c", "b", "a")]
+    identify(rows)
+    mark_duplicates(rows, Dedup(prefer=("c",)), ["a", "b", "c"])
+    assert [row.source for row in rows if row.alive] == ["c"]
+    rows = [Row(name, name, "txt", "document", text="the same") for name in ("c", "b", "a")]
+    identify(rows)
+    mark_duplicates(rows, Dedup(), ["a", "b", "c"])
+    assert [row.source for row in rows if row.alive] == ["a"]

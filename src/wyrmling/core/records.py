@@ -45,5 +45,6 @@ LEDGER_SCHEMA = pa.schema(
         ("cluster", pa.string()),
         ("redactions", pa.string()),  # JSON {type: count}
         ("split", pa.string()),
+        ("language", pa.string()),  # ISO 639-1, "und" when it can't be told, null when it was not looked for
     ]
 )

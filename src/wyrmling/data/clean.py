@@ -162,6 +162,51 @@ def _without(text: str, repeated: set[str]) -> str:
     return "\n".join(line for n, line in enumerate(lines) if n not in edges or _line_form(line) not in repeated).strip()
 
 
+# assumption: boilerplate is a line of two words or more on over 30 % of at least 5 pages of a source.
+PAGED = frozenset({"html", "pdf", "md", "docx", "pptx", "odt", "rtf", "epub", "eml", "mbox", "msg"})
+COPY_SHARE = 0.5
+TWO_WORDS = re.compile(r"[^\W\d_]{2,}.*\s\W*[^\W\d_]{2,}")
+MARKUP = ("#", "<", "|", "`", "~")
+
+
+def drop_boilerplate(pages: Sequence[Row]) -> None:
+    """Remove lines that many pages of one source share, in place, by the rule "boilerplate".
+
+    Headings and other marks of Markdown and HTML stay. Pages that consist of shared lines are versions of one another,
+    which is for the de-duplication to judge: they don't count and are not touched.
+    """
+    forms = [{_line_form(line) for line in page.text.split("\n") if _may_be_boilerplate(line)} for page in pages]
+    repeated = _repeated_forms(forms)
+    if not repeated:
+        return
+    own = [n for n, page in enumerate(pages) if not _is_copy(page.text, repeated)]
+    repeated = _repeated_forms([forms[n] for n in own])
+    for n in own if repeated else ():
+        pages[n].rewrite("boilerplate", lambda text: _without_lines(text, repeated))
+
+
+def _may_be_boilerplate(line: str) -> bool:
+    return TWO_WORDS.search(line) is not None and not line.lstrip().startswith(MARKUP)
+
+
+def _repeated_forms(forms: Sequence[set[str]]) -> set[str]:
+    if len(forms) < EDGE_MIN_PAGES:
+        return set()
+    seen = Counter(form for of_page in forms for form in of_page)
+    return {form for form, count in seen.items() if count > EDGE_SHARE * len(forms)}
+
+
+def _is_copy(text: str, repeated: set[str]) -> bool:
+    shared = sum(len(line) for line in text.split("\n") if _line_form(line) in repeated)
+    return shared > COPY_SHARE * len(text)
+
+
+def _without_lines(text: str, repeated: set[str]) -> str:
+    return BLANK_LINES.sub(
+        "\n\n", "\n".join(line for line in text.split("\n") if _line_form(line) not in repeated)
+    ).strip()
+
+
 @lru_cache(maxsize=1)
 def _punctuation() -> dict[int, str]:
     return {code: " " for code in range(0x20000) if unicodedata.category(chr(code)).startswith("P")}

@@ -69,6 +69,31 @@ def split_words(text: str) -> list[str]:
     return DIGITS.sub("0", form).split()
 
 
+def hash_words(words: Sequence[str], known: dict[str, int]) -> Hashes:
+    """One 64-bit hash per word. `known` remembers them: words repeat."""
+    import numpy as np
+
+    for word in words:
+        if word not in known:
+            known[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+    return np.fromiter((known[word] for word in words), np.uint64, len(words))
+
+
+def mix_runs(hashes: Hashes, size: int) -> Hashes:
+    """One 64-bit hash per run of `size` words, in order; none for fewer words."""
+    import numpy as np
+
+    count = len(hashes) - size + 1
+    if count < 1:
+        return np.empty(0, np.uint64)
+    mixed = np.zeros(count, np.uint64)
+    for k in range(size):
+        # The odd multiplier makes the place of a word count; the shift brings high bits down (splitmix64).
+        mixed = (mixed ^ hashes[k : k + count]) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
 class Shingles:
     """The sets of 5-word shingles of some texts, as 64-bit hashes: `sets[i]` is sorted, unique, maybe empty."""
 
@@ -76,25 +101,10 @@ class Shingles:
         self._words: dict[str, int] = {}
         self.sets: list[Hashes] = [self._shingles(split_words(text)) for text in texts]
 
-    def _hash(self, word: str) -> int:
-        if (known := self._words.get(word)) is None:
-            known = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-            self._words[word] = known
-        return known
-
     def _shingles(self, words: list[str]) -> Hashes:
         import numpy as np
 
-        if len(words) < SHINGLE_WORDS:
-            return np.empty(0, np.uint64)
-        hashes = np.fromiter(map(self._hash, words), np.uint64, len(words))
-        count = len(words) - SHINGLE_WORDS + 1
-        mixed = np.zeros(count, np.uint64)
-        for k in range(SHINGLE_WORDS):
-            # The odd multiplier makes the place of a word count; the shift brings high bits down (splitmix64).
-            mixed = (mixed ^ hashes[k : k + count]) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed ^= mixed >> np.uint64(31)
-        return np.unique(mixed)
+        return np.unique(mix_runs(hash_words(words, self._words), SHINGLE_WORDS))
 
     def jaccard(self, one: int, other: int) -> float:
         """Size of the intersection over size of the union; 0 for two empty sets."""

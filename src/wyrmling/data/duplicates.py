@@ -18,11 +18,11 @@ MIN_WORDS = {"document": 20, "labelled": 8, "tagged": 8, "conversation": 8}
 def mark_duplicates(rows: Sequence[Row], settings: Dedup, sources: Sequence[str]) -> None:
     """Drop duplicates and name the clusters of what is left, in place.
 
-    sources   names of the sources, the preferred one first
+    sources   names of the sources; those of `settings.prefer` come before all others
     Of equal rows the one of the preferred source, then the longest, then the first in the alphabet is kept, so the
     result does not depend on the order of the rows. Rows of an official validation or test source are always kept.
     """
-    rank = {name: number for number, name in enumerate(sources)}
+    rank = {name: number for number, name in enumerate(dict.fromkeys([*settings.prefer, *sources]))}
     alive = [(rank[row.source], -len(row.body), row.body, row.repeat, row.row_id, row) for row in rows if row.alive]
     ranked = [row for *_, row in sorted(alive, key=lambda item: item[:-1])]
     clusters = Clusters(len(ranked))
@@ -90,7 +90,7 @@ def _drop_near(ranked: list[Row], clusters: Clusters, threshold: float) -> None:
         clusters.unite(numbers[one], numbers[other])
     for group in near.groups():
         held = [k for k in group if ranked[numbers[k]].held_out]
-        documents = [k for k in group if k not in held and ranked[numbers[k]].kind == "document"]
+        documents = [k for k in group if k not in held and _may_go(ranked[numbers[k]])]
         kept = held[0] if held else documents[0] if documents else None
         for k in documents:
             if k != kept and kept is not None:
@@ -99,6 +99,11 @@ def _drop_near(ranked: list[Row], clusters: Clusters, threshold: float) -> None:
                 ranked[numbers[k]].drop(
                     "near_duplicate", value=similarity, threshold=f"< {threshold:g}", kept_id=keeper
                 )
+
+
+def _may_go(row: Row) -> bool:
+    # An equal text that was restored is not to go as a nearly equal one.
+    return row.kind == "document" and "restored_exact_duplicate" not in row.rules
 
 
 def _long_enough(row: Row) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 Profile = Literal["web", "manuals", "code", "chat", "table"]
@@ -40,6 +40,11 @@ class Verdict(NamedTuple):
 
 def judge(text: str, profile: Profile) -> Verdict | None:
     """The first rule of the profile that the text breaks, with the measured value; None when it may stay."""
+    return next(broken_rules(text, profile), None)
+
+
+def broken_rules(text: str, profile: Profile) -> Iterator[Verdict]:
+    """Every rule of the profile that the text breaks, in order, each measured when it is asked for."""
     page = Page(
         text,
         text.split(),
@@ -49,10 +54,9 @@ def judge(text: str, profile: Profile) -> Verdict | None:
     for rule in PROFILES[profile]:
         value = rule.measure(page)
         if rule.least is not None and value < rule.least:
-            return Verdict(rule.name, value, f">= {rule.least:g}")
-        if rule.most is not None and value > rule.most:
-            return Verdict(rule.name, value, f"<= {rule.most:g}")
-    return None
+            yield Verdict(rule.name, value, f">= {rule.least:g}")
+        elif rule.most is not None and value > rule.most:
+            yield Verdict(rule.name, value, f"<= {rule.most:g}")
 
 
 def words(page: Page) -> float:
@@ -250,3 +254,15 @@ PROFILES: dict[Profile, tuple[Rule, ...]] = {
     "chat": CHAT,
     "table": (),
 }
+
+# Rules that data.clean.restore can switch off: judgements of quality, likeness and language. A row that holds nothing
+# to learn from can't be brought back, and one that stands in a test set must not be.
+RESTORABLE = (
+    "too_short",
+    "language",
+    "exact_duplicate",
+    "near_duplicate",
+    "overlaps_val",
+    "overlaps_test",
+    *sorted({rule.name for rules in PROFILES.values() for rule in rules}),
+)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wyrmling.core.records import EXAMPLE_SCHEMA, LEDGER_SCHEMA
+from wyrmling.data.labels import Finding
 from wyrmling.data.rows import Row
 
 
@@ -64,6 +65,7 @@ def _ledger_row(row: Row) -> dict[str, Any]:
         "cluster": row.cluster,
         "redactions": json.dumps(row.redactions) if row.redactions else None,
         "split": row.split if row.alive else None,
+        "language": row.language,
     }
 
 
@@ -77,7 +79,7 @@ def labels(rows: Sequence[Row]) -> dict[str, list[str]]:
     }
 
 
-def figures(rows: Sequence[Row]) -> dict[str, Any]:
+def figures(rows: Sequence[Row], findings: Sequence[Finding]) -> dict[str, Any]:
     """Counts for the manifest. `read = kept + dropped + errors` holds for all rows and for each source."""
     alive = [row for row in rows if row.alive]
     redactions: Counter[str] = Counter()
@@ -93,6 +95,9 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
         "kinds": _sorted(Counter(row.kind for row in alive)),
         "characters": sum(len(row.body) for row in alive),
         "redactions": _sorted(redactions),
+        "languages": _sorted(Counter(row.language for row in alive if row.language is not None)),
+        "clusters": len({row.cluster for row in rows if row.cluster is not None}),
+        "labels_to_review": _sorted(Counter(finding.problem for finding in findings)),
         "sources": {name: _balance([row for row in rows if row.source == name]) for name in sources},
     }
 
@@ -106,5 +111,36 @@ def _balance(rows: Sequence[Row]) -> dict[str, int]:
     return {"read": len(rows), "kept": kept, "dropped": dropped, "errors": errors}
 
 
-def _sorted(counts: Counter[str]) -> dict[str, int]:
+def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+# Why a row is not among the examples, by rule; the quality rules are explained by their value and threshold.
+REASONS = {
+    "empty": "it has no text",
+    "no_label": "it has no label",
+    "no_answer": "the conversation has no answer",
+    "no_prompt": "the conversation has no question",
+    "bad_tags": "it has a tag that is neither O nor B- nor I-",
+    "unreadable": "it can't be read",
+    "review": "the label review says drop",
+    "exact_duplicate": "its text and label are those of a kept row",
+    "near_duplicate": "its text is nearly that of a kept row",
+    "in_test": "its text stands in an official test source",
+    "in_val": "its text stands in an official validation source",
+    "overlaps_test": "it gives a test row away",
+    "overlaps_val": "it gives a validation row away",
+}
+
+
+def explain(row: Mapping[str, Any]) -> str:
+    """One sentence on what became of a row of ledger.parquet, and why."""
+    rule = row["rule"] or ""
+    measured = f"{row['value']}; the rule {rule} asks for {row['threshold']}" if row["threshold"] else row["value"]
+    if row["verdict"] in ("dropped", "error"):
+        reason = REASONS.get(rule, rule.replace("_", " "))
+        return f"{'not read' if row['verdict'] == 'error' else 'dropped'}: {reason}" + (
+            f" ({measured})" if measured else ""
+        )
+    changed = f", changed by {rule.replace(',', ', ')}" if rule else ", unchanged"
+    return f"kept in the {row['split']} split{changed}"

@@ -21,10 +21,13 @@ class Message(NamedTuple):
 class Row:
     """One record of a source. Which of text, words and messages is filled depends on `kind`.
 
-    family  the format it came from: csv, pdf, sql ... (cleaning depends on it)
-    group   value of the column `data.split.group`, None without one
-    fixed   the split that the source names, None when the split is derived
-    rules   what touched the row, in order; the last one decided when the verdict is dropped or error
+    family    the format it came from: csv, pdf, sql ... (cleaning depends on it)
+    group     value of the column `data.split.group`, None without one
+    fixed     the split that the source names, None when the split is derived
+    date      value of the column `data.split.date`, None without one
+    spared    rules that must not drop the row, see `drop`
+    reviewed  True when a person has decided about the label
+    rules     what touched the row, in order; the last one decided when the verdict is dropped or error
     """
 
     source: str
@@ -38,6 +41,9 @@ class Row:
     messages: list[Message] = field(default_factory=list)
     group: str | None = None
     fixed: SplitName | None = None
+    date: str | None = None
+    spared: frozenset[str] = frozenset()
+    reviewed: bool = False
     row_id: str = ""
     repeat: int = 0  # how often the same content came before in its source
     key: bytes = b""  # equal for rows of the same matching form, once they are cleaned
@@ -49,6 +55,7 @@ class Row:
     cluster: str | None = None
     redactions: dict[str, int] = field(default_factory=dict)
     split: SplitName | None = None
+    language: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -100,12 +107,17 @@ class Row:
         if rule not in self.rules:
             self.rules.append(rule)
 
-    def drop(self, rule: str, *, value: object = None, threshold: object = None, kept_id: str | None = None) -> None:
+    def drop(self, rule: str, *, value: object = None, threshold: object = None, kept_id: str | None = None) -> bool:
+        """Drop the row by `rule`; False when the rule is spared, which the ledger names as "restored_<rule>"."""
+        if rule in self.spared:
+            self.change(f"restored_{rule}")
+            return False
         self.verdict = "dropped"
         self.rules.append(rule)
         self.value = None if value is None else str(value)
         self.threshold = None if threshold is None else str(threshold)
         self.kept_id = kept_id
+        return True
 
 
 def failed(source: str, origin: str, family: str, message: str) -> Row:

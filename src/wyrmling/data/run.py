@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import io
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wyrmling.config import Clean, Project, Settings, Source
+from wyrmling.config import Clean, Project, Settings, Source, Split
 from wyrmling.core import artifact
 from wyrmling.core.artifact import Artifact, Key
-from wyrmling.core.errors import BadInput, BadSetting, NothingToLearn
-from wyrmling.core.log import say, warn
+from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.core.progress import bar
-from wyrmling.data import card, ledger
-from wyrmling.data.clean import clean_row, drop_running_heads, repair_surrogates
+from wyrmling.data import card, guards, labels, ledger, page
+from wyrmling.data.clean import PAGED, clean_row, drop_boilerplate, drop_running_heads, repair_surrogates
+from wyrmling.data.contamination import decontaminate
 from wyrmling.data.duplicates import mark_duplicates
-from wyrmling.data.filters import judge
+from wyrmling.data.filters import RESTORABLE, broken_rules
+from wyrmling.data.labels import Finding
+from wyrmling.data.language import UNKNOWN, language_of
+from wyrmling.data.language import check as check_languages
 from wyrmling.data.pii import mask_row
 from wyrmling.data.read import Origin, find_origin, read_source
 from wyrmling.data.rows import Row
 from wyrmling.data.shapes import join_turns
 from wyrmling.data.split import SCORED, assign
 
-VERSION = 1
-
-# What a source must give for a task, and the settings that give it.
-NEEDED = {"labelled": "text and label", "tagged": "words and tags", "conversation": "prompt and response, or messages"}
+VERSION = 2
 
 
 def run(project: Project) -> Artifact:
-    """The project's data artifact: examples.parquet, ledger.parquet, labels.json and card.md.
+    """The project's data artifact: examples.parquet, ledger.parquet, labels.json, label_review.csv and the data card.
 
     Raises   BadInput naming file, row, column or query; NothingToLearn when no row, or only one label, is left
     """
-    settings = project.settings
-    origins = [find_origin(name, source, project.root) for name, source in settings.data.sources.items()]
+    origins = find_origins(project)
+    key = key_of(project, origins)
+    if (done := artifact.find(project.runs, key)) is None:
+        with artifact.create(project.runs, key, project.meter()) as draft:
+            rows, findings = prepare(project, origins)
+            guards.announce(rows)
+            guards.check(rows, project.settings)
+            ledger.write(draft.path, rows)
+            draft.figures = ledger.figures(rows, findings)
+            if findings or project.settings.data.labels.check:
+                labels.write_review(draft.path, findings)
+            text = card.write_card(project.settings, rows, draft.figures, dict(key.inputs))
+            (draft.path / "card.md").write_text(text, encoding="utf-8", newline="\n")
+        done = draft.done
+    page.write(done)
+    return done
+
+
+def look(project: Project) -> tuple[list[Row], list[Finding]]:
+    """All rows as `run` would decide about them, and the labels to review; nothing is written."""
+    rows, findings = prepare(project, find_origins(project))
+    guards.announce(rows)
+    return rows, findings
+
+
+def find_origins(project: Project) -> list[Origin]:
+    """The files and query rows of every source, hashed. Raises BadInput naming a source that has none."""
+    return [find_origin(name, source, project.root) for name, source in project.settings.data.sources.items()]
+
+
+def key_of(project: Project, origins: Sequence[Origin]) -> Key:
+    """What the data artifact depends on: settings, input files and the review file."""
     inputs = {name: digest for origin in origins for name, digest in origin.inputs.items()}
-    key = Key("data", settings.name, inputs=inputs, settings=_shaping(settings), version=VERSION)
-    if (done := artifact.find(project.runs, key)) is not None:
-        return done
-    with artifact.create(project.runs, key, project.meter()) as draft:
-        rows = prepare(origins, settings)
-        _check(rows, settings)
-        ledger.write(draft.path, rows)
-        draft.figures = ledger.figures(rows)
-        text = card.write_card(settings, rows, draft.figures, inputs)
-        (draft.path / "card.md").write_text(text, encoding="utf-8", newline="\n")
-    return draft.done
+    review = _review_file(project)
+    if review is not None and review.is_file():
+        inputs["data.labels.review"] = artifact.file_digest(review)
+    return Key("data", project.settings.name, inputs=inputs, settings=_shaping(project.settings), version=VERSION)
+
+
+def _review_file(project: Project) -> Path | None:
+    review = project.settings.data.labels.review
+    return None if review is None else project.root / review
 
 
 def load(data: Artifact) -> Any:
@@ -66,29 +96,54 @@ def _shaping(settings: Settings) -> dict[str, Any]:
     return {"data": data, "seed": settings.seed, "task": settings.objective.task}
 
 
-def prepare(origins: Sequence[Origin], settings: Settings) -> list[Row]:
-    """All rows of the sources with their verdicts and splits, in the order of sources and records."""
+def prepare(project: Project, origins: Sequence[Origin]) -> tuple[list[Row], list[Finding]]:
+    """All rows of the sources with their verdicts and splits, in the order of sources and records; labels to review."""
+    settings = project.settings
     data = settings.data
-    rows: list[Row] = []
-    for origin in origins:
-        rows += read_source(origin, data.split.group)
-    if data.split.group and not any(row.group for row in rows):
-        raise BadInput(
-            f"no source has the column {data.split.group!r}", where="data.split.group", fix="correct it or leave it out"
-        )
+    rows = _read(origins, data.split)
+    if (review := _review_file(project)) is not None:
+        labels.apply_review(rows, review)
     tidy(rows, data.clean)
+    labels.settle_tags(rows)
     mark_duplicates(rows, data.dedup, list(data.sources))
     assign(rows, data.split, seed=settings.seed, task=settings.objective.task)
+    if data.split.decontaminate:
+        decontaminate(rows)
+    return rows, labels.find_problems(rows, data.labels)
+
+
+def _read(origins: Sequence[Origin], split: Split) -> list[Row]:
+    rows = [row for origin in origins for row in read_source(origin, split.group)]
+    if split.group and not any(row.group for row in rows):
+        raise BadInput(
+            f"no source has the column {split.group!r}", where="data.split.group", fix="correct it or leave it out"
+        )
+    if split.date is not None:
+        # A reader hands over one column beside the text, so the dates come from a second reading. What is wrong with
+        # the files was said at the first.
+        with contextlib.redirect_stderr(io.StringIO()):
+            again = [row for origin in origins for row in read_source(origin, split.date)]
+        for row, dated in zip(rows, again, strict=True):
+            row.date = dated.group
+        if not any(row.date for row in rows):
+            raise BadInput(
+                f"no source has the column {split.date!r}", where="data.split.date", fix="correct it or leave it out"
+            )
     return rows
 
 
 def tidy(rows: Sequence[Row], clean: Clean) -> None:
     """Clean, mask and judge rows, in place."""
+    spared = _spared(clean)
+    check_languages(clean.languages)
     for row in rows:
-        if row.verdict != "error":
+        row.spared = spared
+        if row.alive:
             _make_whole(row)
     if clean.unicode:
         _tidy_pages(rows)
+    if clean.boilerplate and clean.profile != "code":
+        _drop_shared_lines(rows)
     if clean.pii == "mask":
         _check_region(clean.region)
     with bar("cleaning", len(rows)) as progress:
@@ -97,6 +152,18 @@ def tidy(rows: Sequence[Row], clean: Clean) -> None:
                 _tidy_row(row, clean)
             if number % 500 == 0:
                 progress.at(number)
+
+
+def _spared(clean: Clean) -> frozenset[str]:
+    for rule in clean.restore:
+        if rule not in RESTORABLE:
+            near = difflib.get_close_matches(rule, RESTORABLE, n=1)
+            raise BadSetting(
+                f"data.clean.restore names {rule!r}, which is no rule that can be restored",
+                where="data.clean.restore",
+                fix=(f"did you mean {near[0]!r}? " if near else "") + f"These can: {', '.join(RESTORABLE)}",
+            )
+    return frozenset(clean.restore)
 
 
 def _make_whole(row: Row) -> None:
@@ -120,17 +187,41 @@ def _tidy_pages(rows: Sequence[Row]) -> None:
         drop_running_heads(of_file)
 
 
+def _drop_shared_lines(rows: Sequence[Row]) -> None:
+    pages: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.alive and row.kind == "document" and row.family in PAGED:
+            pages.setdefault(row.source, []).append(row)
+    for of_source in pages.values():
+        drop_boilerplate(of_source)
+
+
 def _tidy_row(row: Row, clean: Clean) -> None:
     if clean.unicode:
         clean_row(row, code=clean.profile == "code" and row.kind == "document")
     if (reason := _hollow(row)) is not None:
         row.drop(reason)
-    elif len(row.body) < clean.min_chars and not row.held_out:
-        row.drop("too_short", value=len(row.body), threshold=f">= {clean.min_chars}")
-    elif clean.profile and row.kind == "document" and not row.held_out and (bad := judge(row.text, clean.profile)):
-        row.drop(bad.rule, value=f"{bad.value:.4g}", threshold=bad.threshold)
-    elif clean.pii == "mask":
+        return
+    if clean.language or clean.languages:
+        row.language = language_of(row.body)
+    fit = row.held_out or not _is_unfit(row, clean)
+    if fit and clean.pii == "mask":
         mask_row(row, clean.region)
+
+
+def _is_unfit(row: Row, clean: Clean) -> bool:
+    """Judge a row to learn from; True when a rule dropped it."""
+    if len(row.body) < clean.min_chars and row.drop(
+        "too_short", value=len(row.body), threshold=f">= {clean.min_chars}"
+    ):
+        return True
+    foreign = bool(clean.languages) and row.language not in (*clean.languages, UNKNOWN)
+    if foreign and row.drop("language", value=row.language, threshold=", ".join(clean.languages)):
+        return True
+    if clean.profile is None or row.kind != "document":
+        return False
+    broken = broken_rules(row.text, clean.profile)
+    return any(row.drop(bad.rule, value=f"{bad.value:.4g}", threshold=bad.threshold) for bad in broken)
 
 
 def _hollow(row: Row) -> str | None:
@@ -156,51 +247,6 @@ def _check_region(region: str) -> None:
             f"data.clean.region = {region!r} is no country",
             fix="give its ISO 3166 code in capitals, such as US, GB or DE",
         )
-
-
-def _check(rows: Sequence[Row], settings: Settings) -> None:
-    """Refuse data that the task can't learn from. Raises NothingToLearn, or BadInput when a setting is missing."""
-    alive = [row for row in rows if row.alive]
-    why = Counter(row.rules[-1] for row in rows if not row.alive).most_common(3)
-    reasons = ", ".join(f"{rule} ({count})" for rule, count in why) or "none"
-    if not any(row.split == "train" for row in alive):
-        raise NothingToLearn(
-            f"of {len(rows)} rows read none is left to learn from; the rules that dropped most: {reasons}",
-            where="data",
-            fix="loosen these rules under data.clean and data.dedup, or add rows",
-        )
-    task = settings.objective.task
-    kind = SCORED[task]
-    fitting = [row for row in alive if row.kind == kind]
-    if kind in NEEDED and not any(row.split == "train" for row in fitting):
-        lost = sum(row.kind == kind for row in rows)
-        raise BadInput(
-            f"the task {task!r} learns from {kind} rows, and no source gives one to learn from"
-            + (f"; {lost} were read, the rules that dropped most: {reasons}" if lost else ""),
-            where="data.sources",
-            fix=f"name the columns of a source: {NEEDED[kind]}",
-        )
-    if task == "classify" and len(names := {row.label for row in fitting if row.split == "train"}) < 2:
-        raise NothingToLearn(
-            f"all {len(fitting)} labelled rows have the same label {names.pop()!r}; rules that dropped most: {reasons}",
-            where="data.sources",
-            fix="add rows with another label, or correct the column that `label` names",
-        )
-    if settings.data.split.test != 0 and not any(row.split == "test" for row in fitting):
-        warn(f'no {kind} row is left to test on; add rows, or name a test file as a source with split = "test"')
-    _warn_of_losses(rows)
-
-
-def _warn_of_losses(rows: Sequence[Row]) -> None:
-    for name in dict.fromkeys(row.source for row in rows):
-        of_source = [row for row in rows if row.source == name]
-        rules = Counter(row.rules[-1] for row in of_source if row.verdict == "dropped")
-        for rule, count in rules.most_common(2):
-            if count > 0.2 * len(of_source):
-                warn(f"data.sources.{name}: {count} of {len(of_source)} rows were dropped by the rule {rule}")
-    masked = Counter(kind for row in rows if row.alive for kind in row.redactions)
-    if masked:
-        say("private data masked in rows: " + ", ".join(f"{kind} {count}" for kind, count in sorted(masked.items())))
 
 
 def read_examples(project: Project, path: Path) -> Any:

@@ -1,4 +1,7 @@
-"""Which rows are learned from, watched and tested on: by a hash of the text, so that new rows never move old ones."""
+"""Which rows are learned from, watched and tested on: by a hash of the text, so that new rows never move old ones.
+
+With a date column the newest rows are tested on instead; with stratify each label gets its share of every split.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from wyrmling.config import Split, Task
+from wyrmling.core.errors import BadInput
 from wyrmling.core.log import warn
 from wyrmling.core.records import Kind, SplitName
 from wyrmling.data.dedup import Clusters
@@ -48,6 +53,11 @@ def assign(rows: Sequence[Row], settings: Split, *, seed: int, task: Task) -> No
     units = _units(free, seed)
     val, test = _shares(settings, kept, len(free))
     scored = SCORED[task] if any(row.kind == SCORED[task] for row in kept) else None
+    if settings.date is not None:
+        _place_by_date(units, scored)
+    elif settings.stratify:
+        _place_by_label(units, seed)
+    units.sort(key=lambda unit: unit.place)
     for unit in units:
         test_share = test if scored is None or unit.has(scored) else 0.0
         unit.split = "test" if unit.place < test_share else "val" if unit.place < test_share + val else "train"
@@ -55,7 +65,8 @@ def assign(rows: Sequence[Row], settings: Split, *, seed: int, task: Task) -> No
     for kind in sorted({row.kind for row in free}):
         of_kind = [unit for unit in units if unit.has(kind)]
         _fill(of_kind, val=val > 0, test=test > 0 and scored in (kind, None), train=not fixed_train)
-    _keep_labels_in_train(units, kept)
+    if settings.date is None:
+        _keep_labels_in_train(units, kept)
     for unit in units:
         for row in unit.rows:
             row.split = unit.split
@@ -88,9 +99,61 @@ def _units(rows: list[Row], seed: int) -> list[Unit]:
 
 
 def _place(rows: list[Row], seed: int) -> float:
-    key = min(f"group {row.group}".encode() if row.group else row.key for row in rows)
+    return _hash(min(f"group {row.group}".encode() if row.group else row.key for row in rows), seed)
+
+
+def _hash(key: bytes, seed: int) -> float:
     hashed = hashlib.blake2b(key, digest_size=8, key=seed.to_bytes(8, "little")).digest()
     return int.from_bytes(hashed, "little") / 2**64
+
+
+def _place_by_date(units: list[Unit], scored: Kind | None) -> None:
+    """The newest units come first; those of the scored kind that have no date are learned from."""
+    dated: list[tuple[float, float, Unit]] = []
+    undated = 0
+    for unit in units:
+        times = [_timestamp(row) for row in unit.rows if row.date is not None]
+        if times:
+            dated.append((-max(times), unit.place, unit))
+        elif scored is not None and unit.has(scored):
+            undated += len(unit.rows)
+            unit.place = 1.0
+    total = sum(len(unit.rows) for *_, unit in dated)
+    before = 0
+    for *_, unit in sorted(dated, key=lambda item: item[:2]):
+        unit.place = (before + len(unit.rows) / 2) / total
+        before += len(unit.rows)
+    if undated and dated:
+        warn(f"{undated} {scored} rows have no date in data.split.date; they are learned from")
+
+
+def _timestamp(row: Row) -> float:
+    """Seconds since 1970 of an ISO 8601 date or of a number of seconds; without a time zone it is UTC."""
+    text = (row.date or "").strip()
+    try:
+        if text.lstrip("-").replace(".", "", 1).isdecimal() and len(text.partition(".")[0]) > 8:
+            return float(text)
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(
+            f"{text!r} is no date",
+            where=f"{row.origin}, data.split.date",
+            fix="write dates as 2024-05-31 or 2024-05-31T12:00:00 (ISO 8601), or as seconds since 1970",
+        ) from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _place_by_label(units: list[Unit], seed: int) -> None:
+    """Spread the units of each label evenly over [0, 1), in the order of their hashes: each label gets its share."""
+    by_label: dict[str, list[Unit]] = defaultdict(list)
+    for unit in units:
+        labels = [row.label for row in unit.rows if row.label is not None]
+        if labels:
+            by_label[min(labels)].append(unit)
+    for label, of_label in by_label.items():
+        start = _hash(f"label {label}".encode(), seed)
+        for number, unit in enumerate(sorted(of_label, key=lambda unit: unit.place)):
+            unit.place = (number + start) / len(of_label)
 
 
 def _fill(units: list[Unit], *, val: bool, test: bool, train: bool) -> None:
