@@ -272,7 +272,7 @@ def test_the_memory_of_real_steps_is_near_the_closed_form(one_thread):
 def test_the_time_of_real_steps_lies_in_the_band_of_the_closed_form(tmp_path, monkeypatch, one_thread):
     """Four training steps on one thread, in seconds of the processor, so that other programs do not count.
 
-    The band is a factor of 3: the constants were fitted on another machine (there 6 % off, see docs/plan.md), and
+    The band is a factor of 3: the constants were fitted on another machine (there 8 % off, see docs/plan.md), and
     caches are shared with whatever else runs.
     """
     monkeypatch.setenv("WYRMLING_CACHE", str(tmp_path))
