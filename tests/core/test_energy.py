@@ -198,7 +198,8 @@ def test_busy_seconds_of_the_processor_cost_what_a_thread_takes():
     with Meter(sources=NOTHING) as meter:
         spin(0.3)
     # 4 W for each thread's busy seconds, however many other programs share the machine.
-    assert meter.parts()[0].joules >= 4 * 0.29
+    # Processor time is counted in ticks of 10 ms.
+    assert meter.parts()[0].joules >= 4 * 0.27
 
 
 def test_the_cost_can_be_read_while_the_work_goes_on_and_stands_still_after_it():
