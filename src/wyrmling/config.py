@@ -59,6 +59,12 @@ class Objective(Section):
     budget: Budget = Budget()
 
 
+Format = Literal[
+    "txt", "md", "rst", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "html", "pdf", "conll", "docx", "pptx",
+    "odt", "rtf", "epub", "xlsx", "xls", "ods", "eml", "mbox", "msg", "ipynb", "xml", "code",
+]  # fmt: skip
+
+
 class Source(Section):
     """One origin of rows. Give `path`, or `url` with `query`."""
 
@@ -68,8 +74,8 @@ class Source(Section):
     """A database as a SQLAlchemy URL; sqlite paths are relative to the project folder."""
     query: str | None = None
     """The SQL query whose rows are read."""
-    format: Literal["txt", "md", "csv", "tsv", "json", "jsonl", "parquet", "html", "pdf", "conll"] | None = None
-    """The format of the files. None: by suffix and content."""
+    format: Format | None = None
+    """The format of the files; of those in them for archives. None: by content and suffix."""
     text: str | None = None
     """The column that holds the text."""
     label: str | None = None

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wyrmling.config import Source
+from wyrmling.data.content import Content
 from wyrmling.data.documents import (
     LONG_TEXT_CHARS,
     PASSAGE_CHARS,
@@ -75,7 +76,7 @@ def test_a_page_of_short_list_items_is_not_lost() -> None:
 def test_each_pdf_page_is_read_and_a_page_without_text_says_why(make_pdf: MakePdf, tmp_path: Path) -> None:
     path = tmp_path / "x.pdf"
     path.write_bytes(make_pdf(["First page\nof two lines", None, ""]))
-    first, scan, blank = read_pdf(path)
+    first, scan, blank = read_pdf(Content("x.pdf", path))
     assert isinstance(first, Item)
     assert str(first.value).split() == ["First", "page", "of", "two", "lines"]
     assert isinstance(scan, Problem)
@@ -86,11 +87,11 @@ def test_each_pdf_page_is_read_and_a_page_without_text_says_why(make_pdf: MakePd
 def test_a_locked_and_a_broken_pdf_say_what_is_wrong(make_pdf: MakePdf, tmp_path: Path) -> None:
     path = tmp_path / "x.pdf"
     path.write_bytes(make_pdf(["secret"], locked=True))
-    (problem,) = read_pdf(path)
+    (problem,) = read_pdf(Content("x.pdf", path))
     assert isinstance(problem, Problem)
     assert "protected by a password" in problem.message
     path.write_bytes(b"%PDF-1.4 nothing more")
-    (problem,) = read_pdf(path)
+    (problem,) = read_pdf(Content("x.pdf", path))
     assert isinstance(problem, Problem)
     assert "not a readable PDF" in problem.message
 

@@ -30,7 +30,7 @@ def source(**columns: str) -> Source:
             ["instruction", "context", "response", "category"],
             Shape("conversation", None, None, "instruction", "context", "response"),
         ),
-        (["messages", "tools"], Shape("conversation", messages="messages")),
+        (["messages", "tools"], Shape("conversation", messages="messages", tools="tools")),
         (["tokens", "ner_tags", "id"], Shape("tagged", words="tokens", tags="ner_tags")),
     ],
 )
@@ -38,7 +38,9 @@ def test_unambiguous_columns_need_no_setting(columns: list[str], shape: Shape) -
     assert find_shape("s", source(), columns, "x.csv") == shape
 
 
-@pytest.mark.parametrize("columns", [["a", "b"], ["text", "content"], ["text", "label", "question", "answer"]])
+@pytest.mark.parametrize(
+    "columns", [["a", "b"], ["text", "content"], ["text", "label", "question", "answer"], ["messages", "label"]]
+)
 def test_unclear_columns_are_asked_for_by_the_name_of_the_setting(columns: list[str]) -> None:
     with pytest.raises(
         BadInput, match=f"(?s)x.csv.*data.sources.s.*text.*prompt.*messages.*{columns[0]}, {columns[1]}"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wyrmling.config import Source
+from wyrmling.data.content import Content
 from wyrmling.data.tables import Item, Problem, read_csv, read_json, read_jsonl, read_parquet
 
 CSV = Source(path="x.csv")
@@ -111,12 +112,12 @@ def test_json_that_is_one_conversation_or_json_lines_is_read_as_such() -> None:
 
 def test_parquet_rows_come_back_and_a_broken_file_is_a_problem(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", None], "n": [1, 2]}), tmp_path / "x.parquet")
-    assert list(read_parquet(tmp_path / "x.parquet")) == [
+    assert list(read_parquet(Content("x.parquet", tmp_path / "x.parquet"))) == [
         Item(" row 1", {"text": "a", "n": 1}),
         Item(" row 2", {"text": None, "n": 2}),
     ]
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
-    (problem,) = read_parquet(tmp_path / "x.parquet")
+    (problem,) = read_parquet(Content("x.parquet", tmp_path / "x.parquet"))
     assert isinstance(problem, Problem)
     assert "not a readable Parquet file" in problem.message
 

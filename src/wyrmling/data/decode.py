@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import NamedTuple
 
 from wyrmling.core.errors import BadSetting
@@ -31,12 +32,19 @@ BYTE_ORDER_MARKS = (
 
 SAMPLE_BYTES = 65_536
 
+# Names for what is in truth a larger set (WHATWG Encoding Standard, section 4.2); Python takes the small one literally.
+SUPERSETS = {
+    "shift_jis": "cp932", "shift-jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc-kr": "cp949",
+    "iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "cp1252", "iso-8859-9": "cp1254", "tis-620": "cp874",
+}  # fmt: skip
+XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding=["']([A-Za-z0-9._-]+)["']""")
+
 
 def decode(raw: bytes, encoding: str | None = None, *, html: bool = False) -> Decoded:
     """The text of `raw`: byte order mark, strict UTF-8, NUL pattern, detection, and cp1252 as the last resort.
 
     encoding  named by the user, then nothing is guessed
-    html      True also believes the charset that the page declares
+    html      True also believes the charset that the page or the XML declares
     Raises    Undecodable; BadSetting for an encoding that Python does not know
     """
     if encoding is not None:
@@ -94,6 +102,15 @@ def _wide(raw: bytes) -> str | None:
     return None
 
 
+def _declared(raw: bytes) -> str | None:
+    """The encoding in the first line of an XML text, when Python knows it."""
+    found = XML_ENCODING.match(raw[:1024])
+    try:
+        return codecs.lookup(found[1].decode("ascii")).name if found else None
+    except LookupError:
+        return None
+
+
 def _guess(raw: bytes, html: bool) -> Decoded:
     text = raw.decode("utf-8", "replace")
     bad = text.count("\ufffd")
@@ -103,7 +120,9 @@ def _guess(raw: bytes, html: bool) -> Decoded:
         return Decoded(text, "utf-8", f"{bad} broken UTF-8 characters were replaced")
     from resiliparse.parse.encoding import detect_encoding
 
-    found = detect_encoding(raw, from_html_meta=html)
+    found = _declared(raw) if html else None
+    found = found or detect_encoding(raw, from_html_meta=html)
+    found = SUPERSETS.get((found or "").lower(), found)
     # The detector answers utf-8 when it does not know; strict UTF-8 has already failed.
     if found and found.lower().replace("_", "-") not in ("utf-8", "utf8"):
         try:

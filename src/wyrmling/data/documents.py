@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from wyrmling.config import Source
+from wyrmling.data.content import MAX_BYTES, Content, Unreadable
+from wyrmling.data.hypertext import html_text
 from wyrmling.data.tables import Found, Item, Problem, Sentence
 
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
@@ -58,32 +59,62 @@ def _passages(text: str) -> Iterator[str]:
         start = end
 
 
+def long_txt(lines: Iterable[str], source: Source) -> Found:
+    """As `read_txt` for a text that is too large to be held: the parts between lines with `separator`, or passages.
+
+    Raises Unreadable when a part is larger than a document may be.
+    """
+    separator = source.separator.strip("\n") if source.separator else None
+    held: list[str] = []
+    size, start = 0, 1
+    for number, line in enumerate(lines, 1):
+        ends = separator in line if separator else size >= PASSAGE_CHARS and not line.strip()
+        if ends or (separator is None and size >= 2 * PASSAGE_CHARS):
+            before, _, line = line.partition(separator) if separator else ("", "", line)
+            if text := "".join([*held, before]).strip():
+                yield Item(f":{start}", text)
+            held, size, start = [], 0, number
+        held.append(line)
+        size += len(line)
+        if size > MAX_BYTES:
+            raise Unreadable(f"the part from line {start} on is larger than {MAX_BYTES // 2**20} MB")
+    if text := "".join(held).strip():
+        yield Item(f":{start}", text)
+
+
 def read_md(text: str, source: Source, *, alone: bool) -> Found:
     """Markdown as it is, read like plain text, without a YAML front matter: that is metadata."""
     return read_txt(FRONT_MATTER.sub("", text.replace("\r\n", "\n"), count=1), source, alone=alone)
 
 
-# assumption: when less of the page is called its main part, the finder was wrong (it drops lists of short items).
-MAIN_PART_SHARE = 0.1
-
-
 def read_html(text: str) -> Found:
     """The main text of the page, without navigation; all of its text when hardly any is found to be the main part."""
-    from resiliparse.extract.html2text import extract_plain_text
-    from resiliparse.parse.html import HTMLTree
-
-    tree = HTMLTree.parse(text)
-    main = extract_plain_text(tree, main_content=True, preserve_formatting=True, alt_texts=False)
-    whole = extract_plain_text(tree, preserve_formatting=True, alt_texts=False)
-    yield Item("", main if len(main) >= MAIN_PART_SHARE * len(whole) else whole)
+    yield Item("", html_text(text))
 
 
-def read_pdf(path: Path) -> Found:
+def read_pages(pages: Iterable[str]) -> Found:
+    """Each text as a document with its number; for files that give their parts in order, such as chapters."""
+    for number, text in enumerate(pages, 1):
+        if text.strip():
+            yield Item(f" part {number}", text)
+
+
+def in_parts(text: str, *, alone: bool) -> Found:
+    """The text of a document without line numbers, in passages when it is long and all that its source has."""
+    if not text.strip():
+        yield Problem("", "the document has no text; if it holds pictures of text (needs_ocr), run OCR first")
+    elif alone and len(text) > LONG_TEXT_CHARS:
+        yield from read_pages(_passages(text))
+    else:
+        yield Item("", text)
+
+
+def read_pdf(content: Content) -> Found:
     """The text of each page. A page of images only is a problem: it needs OCR, which wyrmling does not do."""
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(path)
+        document = pypdfium2.PdfDocument(content.path or content.raw)
     except pypdfium2.PdfiumError as error:
         code = getattr(error, "err_code", None)
         if code == PDF_PASSWORD_ERROR:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +13,40 @@ from wyrmling.config import Source
 from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import say, warn
+from wyrmling.data.archives import Allowance, members
+from wyrmling.data.content import MAX_BYTES, MAX_LINE_BYTES, Content, TooLarge, Unreadable
 from wyrmling.data.decode import Undecodable, decode
-from wyrmling.data.documents import looks_like_conll, read_conll, read_html, read_md, read_pdf, read_txt
+from wyrmling.data.documents import in_parts, long_txt, read_conll, read_html, read_md, read_pdf, read_txt
+from wyrmling.data.files import find_files, relative
+from wyrmling.data.formats import archive_of, format_of
+from wyrmling.data.mail import read_eml, read_mbox, read_msg
+from wyrmling.data.markup import read_ipynb, read_xml, rst_markdown
+from wyrmling.data.office import read_docx
+from wyrmling.data.opendocument import read_epub, read_odf
 from wyrmling.data.query import read_query
+from wyrmling.data.richtext import rtf_markdown
 from wyrmling.data.rows import Row, failed, identify
-from wyrmling.data.shapes import Misfit, Shape, cell, fill, find_shape, to_bio
-from wyrmling.data.tables import Found, Item, Problem, Sentence, read_csv, read_json, read_jsonl, read_parquet
+from wyrmling.data.shapes import AMBIGUOUS, Misfit, Shape, cell, fill, find_shape, to_bio
+from wyrmling.data.sheets import read_sheets
+from wyrmling.data.slides import read_pptx
+from wyrmling.data.tables import (
+    Found,
+    Item,
+    Problem,
+    Sentence,
+    Table,
+    csv_rows,
+    jsonl_rows,
+    read_arrow,
+    read_csv,
+    read_json,
+    read_jsonl,
+    read_parquet,
+)
 
-SUFFIXES = {
-    ".txt": "txt", ".text": "txt", ".md": "md", ".markdown": "md", ".csv": "csv", ".tsv": "tsv", ".json": "json",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".html": "html", ".htm": "html", ".xhtml": "html",
-    ".pdf": "pdf", ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll",
-}  # fmt: skip
+Parts = Iterator[Item | Problem | Table | Content]
 
-# First bytes -> format, whatever the suffix says. None: a format that is not read, with what to do.
-MAGIC: tuple[tuple[bytes, str | None, str], ...] = (
-    (b"%PDF-", "pdf", ""),
-    (b"PAR1", "parquet", ""),
-    (b"PK\x03\x04", None, "a ZIP archive or an Office file; unpack it, or save it as text, CSV or PDF"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", None, "an old Office file; save it as text, CSV or PDF"),
-    (b"{\\rtf", None, "a rich text file; save it as plain text"),
-    (b"SQLite format 3\0", None, "a SQLite database; give url = \"sqlite:///...\" and query instead of path"),
-    (b"\x1f\x8b", None, "compressed with gzip; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", None, "compressed with zstd; unpack it first"),
-    (b"\x89PNG", None, "a picture"),
-    (b"\xff\xd8\xff", None, "a picture"),
-    (b"GIF8", None, "a picture"),
-)  # fmt: skip
-
-JSON_START = re.compile(r"[\[{]\s*[\"{\[]")
-TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "sql")
+TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "xlsx", "xls", "ods", "xml", "sql")
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,15 @@ class Origin:
     digests: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[dict[str, Any], ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    """Files and folders that can't be read, and why."""
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What the artifact's id depends on: sha256 by file."""
-        names = [relative for _, relative in self.files] or ["query"]
-        return {f"{self.name}: {name}": digest for name, digest in zip(names, self.digests, strict=True)}
+        """What the artifact's id depends on: sha256 by file, the reason for what can't be read."""
+        names = [shown for _, shown in self.files] if self.source.url is None else ["query"]
+        read = {f"{self.name}: {name}": digest for name, digest in zip(names, self.digests, strict=True)}
+        return read | {f"{self.name}: {name}": message for name, message in self.refused}
 
 
 def find_origin(name: str, source: Source, root: Path) -> Origin:
@@ -76,47 +80,17 @@ def find_origin(name: str, source: Source, root: Path) -> Origin:
         text = json.dumps([columns, rows], default=repr, ensure_ascii=False)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         return Origin(name, source, digests=(digest,), columns=tuple(columns), rows=tuple(rows))
-    paths = _find_files(name, source.path, root)
-    files = tuple((path, _relative(path, root)) for path in paths)
-    return Origin(name, source, files=files, digests=tuple(file_digest(path) for path in paths))
-
-
-def _find_files(name: str, pattern: str, root: Path) -> list[Path]:
-    where = f"data.sources.{name}.path = {pattern!r}"
-    path = root / Path(pattern).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [file for file in path.rglob("*") if file.is_file()]
-    elif any(mark in pattern for mark in "*?["):
-        anchor = Path(path.anchor)
-        found = [file for file in anchor.glob(path.relative_to(anchor).as_posix()) if file.is_file()]
-    else:
-        raise BadInput(
-            f"{path} does not exist", where=where, fix="correct the path; it is relative to the project folder"
-        )
-    # Hidden files (.DS_Store, .git) are the system's, not the user's.
-    found = [file for file in found if not any(part.startswith(".") for part in _inside(file, path, root).parts)]
-    if not found:
-        raise BadInput(
-            f"no file matches {pattern!r}", where=where, fix="correct the path; it is relative to the project folder"
-        )
-    return sorted(found, key=lambda file: file.as_posix())
-
-
-def _inside(file: Path, start: Path, root: Path) -> Path:
-    """`file` below the folder that the search started in, so that a hidden folder above it does not count."""
-    for folder in (start, root):
-        if file.is_relative_to(folder):
-            return file.relative_to(folder)
-    return Path(file.name)
-
-
-def _relative(path: Path, root: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, root)).as_posix()
-    except ValueError:  # another drive on Windows
-        return path.as_posix()
+    paths, refused = find_files(name, source.path, root)
+    files: list[tuple[Path, str]] = []
+    digests: list[str] = []
+    reasons = [(relative(entry.path, root), entry.message) for entry in refused]
+    for path in paths:
+        try:
+            digests.append(file_digest(path))
+            files.append((path, relative(path, root)))
+        except OSError as error:
+            reasons.append((relative(path, root), f"the file can't be read: {error.strerror or error}"))
+    return Origin(name, source, files=tuple(files), digests=tuple(digests), refused=tuple(reasons))
 
 
 def read_source(origin: Origin, group: str | None = None) -> list[Row]:
@@ -130,8 +104,10 @@ def read_source(origin: Origin, group: str | None = None) -> list[Row]:
         shape = find_shape(origin.name, origin.source, origin.columns, f"the query of data.sources.{origin.name}")
         found = [Item(f" row {number}", cells) for number, cells in enumerate(origin.rows, 1)]
         rows = [_row(origin, "query", "sql", item, shape, group) for item in found]
-    for path, relative in origin.files:
-        rows += _read_file(origin, path, relative, group)
+    for path, shown in origin.files:
+        content = Content(shown, path, alone=len(origin.files) == 1)
+        rows += _read(_Reading(origin, group, Allowance()), content)
+    rows += [failed(origin.name, shown, "", message) for shown, message in origin.refused]
     identify(rows)
     _report(origin.name, rows)
     named = _named_columns(origin.source)
@@ -155,29 +131,119 @@ def _report(name: str, rows: list[Row]) -> None:
         warn(f"data.sources.{name}: {len(bad)} of {len(rows)} records can't be read; all are in ledger.parquet")
 
 
-def _read_file(origin: Origin, path: Path, relative: str, group: str | None) -> list[Row]:
-    raw = path.read_bytes() if path.stat().st_size else b""
-    if not raw.strip():
-        return [failed(origin.name, relative, "", "the file is empty")]
+@dataclass(frozen=True)
+class _Reading:
+    """What stays the same while one file of a source is read, with all that lies in it."""
+
+    origin: Origin
+    group: str | None
+    allowance: Allowance
+
+    @property
+    def source(self) -> Source:
+        return self.origin.source
+
+
+def _read(reading: _Reading, content: Content) -> list[Row]:
+    """The rows of a file, and of the files in it. What breaks off keeps the rows before the break."""
+    rows: list[Row] = []
+    family = ""
     try:
-        family = origin.source.format or _format(path, raw)
-        items = list(_records(family, path, relative, raw, origin))
-    except Undecodable as error:
-        return [failed(origin.name, relative, "", str(error))]
-    tables = [item.value for item in items if isinstance(item, Item) and isinstance(item.value, dict)]
-    shape = None
-    if tables:
-        columns = list(dict.fromkeys(column for cells in tables for column in cells))
+        if content.size <= MAX_BYTES and not content.head().strip() and not content.read().strip():
+            raise Unreadable("the file is empty")
+        family = archive_of(content) or ""
+        if family:
+            for part in members(content, family, reading.allowance):
+                rows += _part(reading, content, family, part)
+            if not rows:
+                raise Unreadable("the archive holds no file")
+            return rows
+        family = reading.source.format or format_of(content)
+        return _records(reading, content, family)
+    except RecursionError:
+        message = "nested too deeply to be read"
+    except (Undecodable, Unreadable) as error:
+        message = str(error)
+    except OSError as error:
+        message = f"the file can't be read: {error.strerror or error}"
+    return [*rows, failed(reading.origin.name, content.name, family, message)]
+
+
+def _part(reading: _Reading, content: Content, family: str, part: Content | Problem) -> list[Row]:
+    if isinstance(part, Content):
+        return _read(reading, part)
+    return [failed(reading.origin.name, f"{content.name}{part.place}", family, part.message)]
+
+
+def _records(reading: _Reading, content: Content, family: str) -> list[Row]:
+    parts: list[Item | Problem | Table | Content] = []
+    try:
+        for part in _open(reading, content, family):
+            parts.append(part)
+    except (Undecodable, Unreadable) as error:
+        if not parts:
+            raise
+        parts.append(Problem("", str(error)))
+    if not parts:
+        raise Unreadable("the file holds no record")
+    records = [part for part in parts if isinstance(part, Item) and isinstance(part.value, dict)]
+    shape = _shape(reading, content, content.name, records) if records else None
+    if isinstance(shape, str):
+        return [failed(reading.origin.name, content.name, family, shape)]
+    rows: list[Row] = []
+    fitting = _fitting(reading, content, [part for part in parts if isinstance(part, Table)])
+    for part in parts:
+        if isinstance(part, Content):
+            rows += _read(reading, part)
+        elif isinstance(part, Table):
+            rows += _table(reading, content, family, part, fitting)
+        else:
+            rows.append(_row(reading.origin, content.name, family, part, shape, reading.group))
+    return rows
+
+
+def _shape(reading: _Reading, content: Content, where: str, records: list[Item]) -> Shape | str:
+    """The shape of records; else why there is none, when one file among many must not stop the others."""
+    try:
+        return find_shape(reading.origin.name, reading.source, _columns(records), where)
+    except BadInput as error:
+        if content.alone or _named_columns(reading.source):
+            raise
+        return f"{error.what}; {error.fix}"
+
+
+def _columns(items: list[Item]) -> list[str]:
+    return list(dict.fromkeys(column for item in items if isinstance(item.value, dict) for column in item.value))
+
+
+def _fitting(reading: _Reading, content: Content, tables: list[Table]) -> dict[str, Shape]:
+    """The shapes of those tables of a file whose columns say what to learn from, by place.
+
+    Raises BadInput when columns are named and no table has them, or when the only table can be read in two ways.
+    """
+    shapes: dict[str, Shape] = {}
+    first: BadInput | None = None
+    for table in tables:
         try:
-            shape = find_shape(origin.name, origin.source, columns, relative)
+            shapes[table.place] = find_shape(
+                reading.origin.name, reading.source, _columns(table.rows), content.name + table.place
+            )
         except BadInput as error:
-            # Among many files a table that was not meant must not stop the others.
-            if len(origin.files) == 1 or _named_columns(origin.source):
-                raise
-            return [failed(origin.name, relative, family, f"{error.what}; {error.fix}")]
-    if not items:
-        return [failed(origin.name, relative, family, "the file holds no record")]
-    return [_row(origin, relative, family, item, shape, group) for item in items]
+            if _named_columns(reading.source) or (error.what == AMBIGUOUS and content.alone and len(tables) == 1):
+                first = first or error
+    if first is not None and not shapes:
+        raise first
+    return shapes
+
+
+def _table(reading: _Reading, content: Content, family: str, table: Table, shapes: dict[str, Shape]) -> list[Row]:
+    if (shape := shapes.get(table.place)) is not None:
+        return [_row(reading.origin, content.name, family, item, shape, reading.group) for item in table.rows]
+    if named := _named_columns(reading.source):
+        message = f"no column {reading.source.model_dump()[named]!r} in this table"
+        return [failed(reading.origin.name, content.name + table.place, family, message)]
+    say(f"{content.name}{table.place}: no column says what to learn from, so it is read as a document")
+    return [_row(reading.origin, content.name, family, item, None, None) for item in table.documents()]
 
 
 def _named_columns(source: Source) -> str | None:
@@ -185,50 +251,78 @@ def _named_columns(source: Source) -> str | None:
     return next((name for name in names if source.model_dump()[name] is not None), None)
 
 
-def _format(path: Path, raw: bytes) -> str:
-    """The format by magic bytes, then by suffix, then by content; plain text when nothing else fits."""
-    for magic, family, advice in MAGIC:
-        if raw.startswith(magic):
-            if family is None:
-                raise Undecodable(advice)
-            return family
-    family = SUFFIXES.get(path.suffix.lower())
-    if family in ("pdf", "parquet"):
-        return family
-    head = decode(raw[:20_000].rsplit(b"\n", 1)[0]).text.lstrip()
-    if family in (None, "tsv", "txt") and looks_like_conll(head + "\n"):
-        return "conll"
-    if family is not None:
-        return family
-    if head[:14].lower().startswith(("<!doctype html", "<html")):
-        return "html"
-    if head.startswith("<?xml"):
-        raise Undecodable("an XML file; save it as HTML, JSON or text")
-    return "json" if JSON_START.match(head) else "txt"
-
-
-def _records(family: str, path: Path, relative: str, raw: bytes, origin: Origin) -> Found:
-    source, alone = origin.source, len(origin.files) == 1
-    if family == "pdf":
-        return read_pdf(path)
-    if family == "parquet":
-        return read_parquet(path)
-    decoded = decode(raw, source.encoding, html=family == "html")
-    if decoded.note:
-        warn(f"{relative}: {decoded.note}; give `encoding` if that is wrong")
-    elif decoded.encoding != "utf-8" and source.encoding is None:
-        say(f"{relative}: read as {decoded.encoding}")
-    readers: dict[str, Callable[[str], Iterator[Item | Problem]]] = {
-        "txt": partial(read_txt, source=source, alone=alone),
-        "md": partial(read_md, source=source, alone=alone),
-        "html": read_html,
-        "csv": partial(read_csv, source=source),
-        "tsv": partial(read_csv, source=source, tabs=True),
-        "json": read_json,
-        "jsonl": read_jsonl,
-        "conll": read_conll,
+def _open(reading: _Reading, content: Content, family: str) -> Parts:
+    """What is in a file of this format."""
+    source, allowance = reading.source, reading.allowance
+    packed: dict[str, Callable[[], Parts]] = {
+        "pdf": lambda: read_pdf(content),
+        "parquet": lambda: read_parquet(content),
+        "arrow": lambda: read_arrow(content),
+        "docx": lambda: in_parts(read_docx(content, allowance), alone=content.alone),
+        "odt": lambda: in_parts(read_odf(content, allowance), alone=content.alone),
+        "rtf": lambda: in_parts(rtf_markdown(content), alone=content.alone),
+        "pptx": lambda: read_pptx(content, allowance),
+        "epub": lambda: read_epub(content, allowance),
+        "eml": lambda: read_eml(content),
+        "mbox": lambda: read_mbox(content),
+        "msg": lambda: read_msg(content),
+        **dict.fromkeys(("xlsx", "xls", "ods"), lambda: read_sheets(content, source, allowance)),
     }
-    return readers[family](decoded.text)
+    if family in packed:
+        yield from packed[family]()
+        return
+    try:
+        raw = content.read()
+    except TooLarge:
+        if (found := _long(content, source, family)) is None:
+            raise
+        yield from found
+        return
+    decoded = decode(raw, source.encoding, html=family in ("html", "xml"))
+    if decoded.note:
+        warn(f"{content.name}: {decoded.note}; give `encoding` if that is wrong")
+    elif decoded.encoding != "utf-8" and source.encoding is None:
+        say(f"{content.name}: read as {decoded.encoding}")
+    yield from _read_text(decoded.text, source, family, alone=content.alone)
+
+
+def _read_text(text: str, source: Source, family: str, *, alone: bool) -> Iterator[Item | Problem | Table]:
+    readers: dict[str, Callable[[], Iterator[Item | Problem | Table]]] = {
+        "txt": lambda: read_txt(text, source, alone=alone),
+        "code": lambda: read_txt(text, source, alone=alone),
+        "md": lambda: read_md(text, source, alone=alone),
+        "rst": lambda: read_txt(rst_markdown(text), source, alone=alone),
+        "html": lambda: read_html(text),
+        "xml": lambda: read_xml(text, source),
+        "ipynb": lambda: read_ipynb(text),
+        "csv": lambda: read_csv(text, source),
+        "tsv": lambda: read_csv(text, source, tabs=True),
+        "json": lambda: read_json(text),
+        "jsonl": lambda: read_jsonl(text),
+        "conll": lambda: read_conll(text),
+    }
+    return readers[family]()
+
+
+def _long(content: Content, source: Source, family: str) -> Found | None:
+    """Records of a text that is too large to be held, line by line; None for formats that can't be read so."""
+    lines = content.lines(source.encoding)
+    if family == "jsonl":
+        return jsonl_rows(lines)
+    if family in ("csv", "tsv"):
+        head = content.head(2**20)
+        sample = decode(head[: head.rfind(b"\n") + 1] or head, source.encoding).text
+        return csv_rows(_short(lines), sample, source, tabs=family == "tsv")
+    if family in ("txt", "md", "code") and (content.alone or source.separator):
+        return long_txt(_short(lines), source)
+    return None
+
+
+def _short(lines: Iterator[str | None]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if line is None:
+            raise Unreadable(f"line {number} is longer than {MAX_LINE_BYTES // 2**20} MB; the rest is not read")
+        yield line
 
 
 def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: Shape | None, group: str | None) -> Row:

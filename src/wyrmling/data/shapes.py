@@ -18,6 +18,9 @@ from wyrmling.data.rows import Message, Row
 TEXT = ("text", "message", "content", "body", "sentence", "utterance", "document", "review", "comment")
 LABEL = ("label", "category", "class", "intent", "target", "sentiment")
 MESSAGES = ("messages", "conversations", "conversation")
+# Columns beside a conversation: what the assistant may call, and what it is told first.
+TOOLS = ("tools", "functions")
+SYSTEM = ("system", "system_prompt")
 WORDS = ("words", "tokens")
 TAGS = ("tags", "ner_tags", "labels")
 PAIRS = (
@@ -28,6 +31,8 @@ PAIRS = (
     ("input", "output"),
 )
 
+AMBIGUOUS = "more than one reading of the columns is possible"
+
 ROLES = {
     "human": "user",
     "user": "user",
@@ -37,7 +42,9 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "system": "system",
+    "developer": "system",
     "tool": "tool",
     "function": "tool",
     "function_response": "tool",
@@ -57,6 +64,9 @@ class Shape(NamedTuple):
     messages: str | None = None
     words: str | None = None
     tags: str | None = None
+    tools: str | None = None
+    system: str | None = None
+    history: str | None = None
 
 
 class Misfit(Exception):
@@ -70,6 +80,22 @@ def find_shape(name: str, source: Source, columns: Sequence[str], where: str) ->
     where  the file or database that has the columns
     Raises BadInput when a named column is missing, or when the names leave more than one choice or none.
     """
+    shape = _find(name, source, columns, where)
+    lower = {column.strip().lower(): column for column in columns}
+    used = [column for column in shape[1:] if column is not None]
+    # The second column of a name is "name (3)", after its place.
+    twice = [column for column in used if any(re.fullmatch(re.escape(column) + r" \(\d+\)", c) for c in columns)]
+    if twice:
+        raise BadInput(f"several columns are named {twice[0]!r}", where=where, fix="rename them, so that it is clear")
+    if shape.kind != "conversation":
+        return shape
+    beside = {"tools": TOOLS if shape.messages else (), "system": SYSTEM, "history": ("history",)}
+    found = {key: next((lower[n] for n in names if n in lower), None) for key, names in beside.items()}
+    tools, system, history = (found[key] if found[key] not in used else None for key in ("tools", "system", "history"))
+    return shape._replace(tools=tools, system=system, history=history)
+
+
+def _find(name: str, source: Source, columns: Sequence[str], where: str) -> Shape:
     named = {key: column for key in _SETTINGS if (column := _SETTINGS[key](source)) is not None}
     for key, column in named.items():
         if column not in columns:
@@ -124,6 +150,13 @@ def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Sh
         rest = [column for column in columns if column != source.label]
         texts = [column for column in have if column != source.label] or (rest if len(rest) == 1 else [])
         shapes = [Shape("labelled", text=column, label=source.label) for column in texts]
+    elif {"chosen", "rejected"} <= lower.keys():
+        raise BadInput(
+            "chosen and rejected answers are preference pairs, which no objective learns from yet",
+            where=where,
+            fix=f"to learn from the better answers alone, name them in data.sources.{name}: "
+            'messages = "chosen" for lists of messages, or prompt = "..." and response = "chosen"',
+        )
     elif "instruction" in lower and "output" in lower:
         context = lower.get("input") or lower.get("context")
         shapes = [Shape("conversation", prompt=lower["instruction"], context=context, response=lower["output"])]
@@ -132,7 +165,12 @@ def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Sh
             Shape("conversation", prompt=lower["instruction"], context=lower.get("context"), response=lower["response"])
         ]
     else:
-        shapes += [Shape("conversation", messages=lower[key]) for key in MESSAGES if key in lower]
+        chats = [Shape("conversation", messages=lower[key]) for key in MESSAGES if key in lower]
+        # A label beside messages rates the answer (KTO), or is the class of the conversation: not for us to guess.
+        shapes += [
+            *chats,
+            *(Shape("labelled", text=chat.messages, label=lower["label"]) for chat in chats if "label" in lower),
+        ]
         shapes += [
             Shape("conversation", prompt=lower[p], response=lower[r]) for p, r in PAIRS if {p, r} <= lower.keys()
         ]
@@ -146,7 +184,7 @@ def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Sh
             shapes = [Shape("document", text=columns[0])]
     if len(shapes) == 1:
         return shapes[0]
-    said = "more than one reading of the columns is possible" if shapes else "the columns do not say what to learn from"
+    said = AMBIGUOUS if shapes else "the columns do not say what to learn from"
     raise BadInput(
         said,
         where=where,
@@ -164,12 +202,12 @@ def fill(row: Row, shape: Shape, cells: dict[str, Any]) -> Row:
         if len(row.words) != len(row.tags):
             raise Misfit(f"{len(row.words)} words but {len(row.tags)} tags")
     elif shape.messages is not None:
-        row.messages = _messages(cells.get(shape.messages), shape.messages)
+        row.messages = [*_before(cells, shape), *_messages(cells.get(shape.messages), shape.messages)]
     elif shape.prompt is not None and shape.response is not None:
         prompt, response = cell(cells, shape.prompt), cell(cells, shape.response)
         context = cell(cells, shape.context) if shape.context and shape.context in cells else None
         user = "\n\n".join(part for part in (prompt, context) if part and part.strip())
-        row.messages = [Message("user", user), Message("assistant", response or "")]
+        row.messages = [*_before(cells, shape), Message("user", user), Message("assistant", response or "")]
     elif shape.text is not None:
         row.text = cell(cells, shape.text) or ""
         if shape.label is not None:
@@ -226,8 +264,52 @@ def _messages(value: Any, column: str) -> list[Message]:
             raise Misfit(
                 f"message {number} has the role {item.get('role', item.get('from'))!r}; known are {sorted(ROLES)}"
             )
-        messages.append(Message(role, _content(item.get("content", item.get("value")), number)))
+        content = _content(item.get("content", item.get("value")), number)
+        if str(item.get("from", item.get("role"))).lower() in ("function_call", "tool_call"):
+            content = _tool_call(_loaded(content))
+        messages.append(Message(role, "\n".join(part for part in (content, *_tool_calls(item)) if part)))
     return messages
+
+
+def _before(cells: dict[str, Any], shape: Shape) -> list[Message]:
+    """What comes before the conversation: one system message with the tools, and earlier turns."""
+    system = cell(cells, shape.system) if shape.system and shape.system in cells else None
+    tools = _loaded(cells.get(shape.tools)) if shape.tools else None
+    parts = [system or ""]
+    if isinstance(tools, list) and tools:
+        listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+        parts.append(f"You may call these functions:\n<tools>\n{listed}\n</tools>")
+    text = "\n\n".join(part for part in parts if part.strip())
+    messages = [Message("system", text)] if text else []
+    history = _loaded(cells.get(shape.history)) if shape.history else None
+    for turn in history if isinstance(history, list) else ():
+        if not isinstance(turn, (list, tuple)) or len(turn) != 2:
+            raise Misfit(f"the column {shape.history!r} does not hold pairs of a question and an answer")
+        messages += [Message("user", str(turn[0])), Message("assistant", str(turn[1]))]
+    return messages
+
+
+def _loaded(value: Any) -> Any:
+    """The value of a text that is JSON; anything else as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
+def _tool_calls(message: dict[str, Any]) -> list[str]:
+    """The calls of an assistant, in the form that Qwen and Hermes models write them: JSON between <tool_call> tags."""
+    calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
+    if not isinstance(calls, list):
+        raise Misfit(f"tool_calls holds a {type(calls).__name__}, where a list is expected")
+    return [_tool_call(call.get("function", call) if isinstance(call, dict) else call) for call in calls]
+
+
+def _tool_call(call: Any) -> str:
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        raise Misfit("a function call without the name of the function")
+    plain = {"name": call["name"], "arguments": _loaded(call.get("arguments") or {})}
+    return f"<tool_call>\n{json.dumps(plain, ensure_ascii=False)}\n</tool_call>"
 
 
 def _content(value: Any, number: int) -> str:

@@ -1,15 +1,15 @@
-"""Readers of rows with columns: CSV and TSV, JSON, JSON Lines, Parquet."""
+"""Readers of rows with columns: CSV and TSV, JSON, JSON Lines, Parquet, Arrow."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from wyrmling.config import Source
+from wyrmling.data.content import MAX_LINE_BYTES, Content, Unreadable
 
 # The default of 131,072 characters breaks on long documents in a cell.
 csv.field_size_limit(2**31 - 1)
@@ -36,7 +36,16 @@ class Problem(NamedTuple):
     message: str
 
 
+class Table(NamedTuple):
+    """Rows that become records when their columns say what to learn from, and the document that they are otherwise."""
+
+    place: str
+    rows: list[Item]
+    documents: Callable[[], list[Item]]
+
+
 Found = Iterator[Item | Problem]
+FoundTables = Iterator[Item | Problem | Table]
 
 
 def read_csv(text: str, source: Source, *, tabs: bool = False) -> Found:
@@ -44,15 +53,20 @@ def read_csv(text: str, source: Source, *, tabs: bool = False) -> Found:
 
     When all named columns are numbers ("1", "2"), the text has no header line and columns are counted from 1.
     """
-    delimiter = source.delimiter or ("\t" if tabs else _delimiter(text))
-    quoting = _tsv_quoting(text) if delimiter == "\t" else csv.QUOTE_MINIMAL
-    lines = io.StringIO(text, newline="").readlines()
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    yield from csv_rows(io.StringIO(text, newline=""), text, source, tabs=tabs)
+
+
+def csv_rows(lines: Iterable[str], sample: str, source: Source, *, tabs: bool = False) -> Found:
+    """As `read_csv`, line by line; `sample` is the text, or its start, from which delimiter and quoting are told."""
+    delimiter = source.delimiter or ("\t" if tabs else _delimiter(sample))
+    quoting = _tsv_quoting(sample) if delimiter == "\t" else csv.QUOTE_MINIMAL
+    feed = _Feed(lines)
+    reader = csv.reader(feed, delimiter=delimiter, quoting=quoting)
     header: list[str] | None = None
     line = 0
-    cells: list[str] = []
     while True:
         start = line + 1
+        feed.recent.clear()
         try:
             cells = next(reader)
         except StopIteration:
@@ -65,10 +79,10 @@ def read_csv(text: str, source: Source, *, tabs: bool = False) -> Found:
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:
-            header = _header(cells, source)
+            header = column_names(cells, source)
             if not _headerless(source):
                 continue
-        if line > start and line == len(lines) and _never_closed(lines[start - 1 :], delimiter):
+        if line > start and feed.ended and _never_closed(feed.recent, delimiter):
             yield Problem(f":{start}", f"a quote opened here is never closed; it takes in lines {start} to {line}")
         elif len(cells) > len(header) and any(cells[len(header) :]):
             yield Problem(f":{start}", f"{len(cells)} cells, but the header has {len(header)} columns")
@@ -76,12 +90,45 @@ def read_csv(text: str, source: Source, *, tabs: bool = False) -> Found:
             yield Item(f":{start}", dict(zip(header, cells, strict=False)))
 
 
+class _Feed:
+    """Lines one by one, with those given since `recent` was cleared, and whether there are more."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._broken: Unreadable | None = None
+        self.recent: list[str] = []
+        self._next = self._look()
+
+    @property
+    def ended(self) -> bool:
+        return self._next is None and self._broken is None
+
+    def _look(self) -> str | None:
+        """The next line. What is wrong with it is said when its turn comes, not when it is looked at."""
+        try:
+            return next(self._lines, None)
+        except Unreadable as error:
+            self._broken = error
+            return None
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        if self._next is None:
+            raise self._broken or StopIteration
+        line, self._next = self._next, self._look()
+        self.recent.append(line)
+        return line
+
+
 def _headerless(source: Source) -> bool:
     named = [name for name in (source.text, source.label, source.prompt, source.response) if name is not None]
     return bool(named) and all(name.isdecimal() for name in named)
 
 
-def _header(cells: list[str], source: Source) -> list[str]:
+def column_names(cells: list[str], source: Source) -> list[str]:
+    """The names in a header row; one that comes again is "name (3)" by its place, an empty one "column 3"."""
     if _headerless(source):
         return [str(n) for n in range(1, len(cells) + 1)]
     names: list[str] = []
@@ -125,8 +172,15 @@ def _never_closed(lines: list[str], delimiter: str) -> bool:
 def read_jsonl(text: str) -> Found:
     """One JSON value per line; place is the line. Blank lines are no records."""
     # Only \n: a JSON string may hold U+2028, which splitlines would cut at.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+    yield from jsonl_rows(text.split("\n"))
+
+
+def jsonl_rows(lines: Iterable[str | None]) -> Found:
+    """As `read_jsonl`, line by line; None stands for a line that is too long to be held."""
+    for number, line in enumerate(lines, 1):
+        if line is None:
+            yield Problem(f":{number}", f"a line of more than {MAX_LINE_BYTES // 2**20} MB; it is not read")
+        elif line.strip():
             yield _parse(line, f":{number}")
 
 
@@ -162,9 +216,7 @@ def read_json(text: str) -> Found:
         yield Problem("", f"not readable JSON: {error}")
         return
     if isinstance(value, dict):
-        arrays = [
-            item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], (dict, str))
-        ]
+        arrays = [item for item in value.values() if isinstance(item, list) and item and _are_records(item, value)]
         value = arrays[0] if len(arrays) == 1 and not _is_conversation(arrays[0]) else [value]
     if not isinstance(value, list):
         value = [value]
@@ -172,17 +224,22 @@ def read_json(text: str) -> Found:
         yield _record(item, f" item {number}")
 
 
+def _are_records(items: list[Any], holder: dict[str, Any]) -> bool:
+    """A list of strings beside other values is one property of the object among others."""
+    return isinstance(items[0], dict) or (isinstance(items[0], str) and len(holder) == 1)
+
+
 def _is_conversation(items: list[Any]) -> bool:
     return isinstance(items[0], dict) and bool({"role", "from"} & items[0].keys())
 
 
-def read_parquet(path: Path) -> Found:
+def read_parquet(content: Content) -> Found:
     """Rows of a Parquet file, batch by batch."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with content.open() as handle, pq.ParquetFile(handle) as file:
             number = 0
             for batch in file.iter_batches():
                 for value in batch.to_pylist():
@@ -190,3 +247,24 @@ def read_parquet(path: Path) -> Found:
                     yield Item(f" row {number}", value)
     except (pa.ArrowException, OSError) as error:
         yield Problem("", f"not a readable Parquet file: {str(error).splitlines()[0]}")
+
+
+def read_arrow(content: Content) -> Found:
+    """Rows of an Arrow IPC file (also called Feather 2) or stream, batch by batch."""
+    import pyarrow as pa
+
+    try:
+        with content.open() as handle:
+            file = content.head(6) == b"ARROW1"
+            number = 0
+            for batch in _batches(pa.ipc.open_file(handle)) if file else pa.ipc.open_stream(handle):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Item(f" row {number}", value)
+    except (pa.ArrowException, OSError) as error:
+        yield Problem("", f"not a readable Arrow file: {str(error).splitlines()[0]}")
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    for number in range(file.num_record_batches):
+        yield file.get_batch(number)
