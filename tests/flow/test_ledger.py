@@ -165,3 +165,12 @@ def test_the_command_line_has_one_word_for_all_of_it(folder: Path) -> None:
     wrong = wyrmling("data", "why", "nothing", "--project", folder, "--json", check=False)
     assert wrong.returncode == 2
     assert "no row" in json.loads(wrong.stdout)["error"]["message"]
+
+
+def test_restore_keeps_the_line_ends_of_the_file(folder: Path) -> None:
+    (folder / "wyrmling.toml").write_bytes(PROJECT.replace("\n", "\r\n").encode())
+    ledger.restore(load(folder), "words")
+    written = (folder / "wyrmling.toml").read_bytes().decode()
+    assert written.replace('restore = ["words"]\r\n', "").replace('restore = ["words"]\n', "") == PROJECT.replace(
+        "\n", "\r\n"
+    )

@@ -109,6 +109,8 @@ def _hash(key: bytes, seed: int) -> float:
 
 def _place_by_date(units: list[Unit], scored: Kind | None) -> None:
     """The newest units come first; those of the scored kind that have no date are learned from."""
+    if not any(row.date for unit in units for row in unit.rows):
+        return
     dated: list[tuple[float, float, Unit]] = []
     undated = 0
     for unit in units:
@@ -123,7 +125,7 @@ def _place_by_date(units: list[Unit], scored: Kind | None) -> None:
     for *_, unit in sorted(dated, key=lambda item: item[:2]):
         unit.place = (before + len(unit.rows) / 2) / total
         before += len(unit.rows)
-    if undated and dated:
+    if undated:
         warn(f"{undated} {scored} rows have no date in data.split.date; they are learned from")
 
 

@@ -63,10 +63,12 @@ def look(project: Project) -> Known:
 
 def _current_tokens(project: Project, origins: Sequence[Origin]) -> Artifact | None:
     """The newest tokenizer artifact, when it was made from these files with these settings."""
+    from wyrmling.data import run
+
     data, tokens = newest(project, "data"), newest(project, "tokenizer")
     if data is None or tokens is None or tokens.manifest["inputs"].get("data") != data.id:
         return None
-    inputs = {name: digest for origin in origins for name, digest in origin.inputs.items()}
+    inputs = dict(run.key_of(project, origins).inputs)
     wanted = {
         "data": project.settings.data.model_dump(mode="json"),
         "seed": project.settings.seed,

@@ -218,13 +218,13 @@ def restore(project: Project, rule: str) -> Said:
 
 
 RESTORE_LINE = re.compile(r"^restore[ \t]*=.*$", re.MULTILINE)
-HEADER = re.compile(r"^[ \t]*\[data\.clean\][ \t]*(?:#.*)?$", re.MULTILINE)
+HEADER = re.compile(r"^[ \t]*\[data\.clean\][ \t]*(?:#.*)?\r?$", re.MULTILINE)
 NEXT_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
 def _add_to_file(path: Path, rule: str) -> None:
     """Put the rule into the list of the project file, and leave every other character as it is."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8")  # as it is: \r\n stays \r\n
     old = tomllib.loads(text)
     rules = [*old["data"].get("clean", {}).get("restore", ()), rule]
     line = f"restore = [{', '.join(repr(name).replace(chr(39), chr(34)) for name in rules)}]"

@@ -66,6 +66,8 @@ def data_answer(made: Artifact) -> Said:
         f"dropped {figures['dropped']:,}  errors {figures['errors']:,}"
     ]
     lines += [f"  {rule:<24} {count:>8,}" for rule, count in sorted(figures["by_rule"].items(), key=lambda r: -r[1])]
+    if (review := figures["labels_to_review"]) and (made.path / "label_review.csv").is_file():
+        lines.append(f"  {sum(review.values()):,} labels to review in label_review.csv")
     return document, "\n".join([*lines, f"  {made.path}"])
 
 
