@@ -100,6 +100,17 @@ def test_archives_in_archives_are_read_two_deep_and_no_deeper() -> None:
     assert [row.text for row in rows if row.alive] == ["text"]
 
 
+def test_a_table_in_an_archive_without_the_named_columns_does_not_stop_the_others() -> None:
+    raw = make_zip(
+        {**FILES, "other.csv": b"a,b\n1,2\n", "rows.xml": b"<r><i><text>three</text><label>x</label></i></r>"}
+    )
+    rows = rows_of("x.zip", raw, text="text", label="label")
+    assert [row.text for row in rows if row.kind == "labelled" and row.alive] == ["one", "two", "three"]
+    assert "no column 'text'" in errors(rows)["x.zip!other.csv"]
+    with pytest.raises(BadInput, match="no column 'words'"):
+        rows_of("t.csv", FILES["t.csv"], text="words")
+
+
 def test_what_systems_add_to_archives_is_left_out() -> None:
     raw = make_zip({"__MACOSX/a.txt": b"x", ".DS_Store": b"x", ".git/config": b"x", "a.txt": b"text"})
     assert [row.origin for row in rows_of("x.zip", raw)] == ["x.zip!a.txt"]

@@ -64,3 +64,20 @@ def test_any_bytes_give_text_or_a_clear_refusal(raw: bytes) -> None:
         assert isinstance(decode(raw).text, str)
     except Undecodable as error:
         assert "binary" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("名前,年齢,住所\r\n髙橋太郎,30,東京都千代田区\r\n", "cp932"),
+        ("姓名,年龄,住址\r\n王小明,三十,北京市朝阳区\r\n", "gb18030"),
+    ],
+)
+def test_short_tables_of_japanese_and_chinese_companies_are_read(text: str, encoding: str) -> None:
+    assert decode(text.encode(encoding)).text == text
+
+
+def test_an_xml_text_is_read_in_the_encoding_that_it_names() -> None:
+    raw = '<?xml version="1.0" encoding="windows-1251"?><a>Привет</a>'.encode("cp1251")
+    assert "Привет" in decode(raw, html=True).text
+    assert "a" in decode(raw.replace(b"windows-1251", b"no-such-one"), html=True).text

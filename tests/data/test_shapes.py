@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -128,3 +129,54 @@ def test_converted_iobes_has_the_entities_that_seqeval_sees() -> None:
 
     spans = [(e.start, e.end, e.tag) for e in Entities([tags], IOBES).entities[0]]
     assert [(e.start, e.end, e.tag) for e in Entities([to_bio(tags)], IOB2).entities[0]] == spans
+
+
+def conversation(columns: dict[str, Any]) -> list[Message]:
+    row = Row("s", "o", "jsonl", "document")
+    return fill(row, find_shape("s", source(), list(columns), "x.jsonl"), columns).messages
+
+
+CALL = '<tool_call>\n{"name": "find", "arguments": {"q": "é"}}\n</tool_call>'
+
+
+def test_function_calls_of_openai_and_sharegpt_become_the_same_text() -> None:
+    function = {"name": "find", "arguments": '{"q": "é"}'}
+    asked = {"role": "user", "content": "Find é"}
+    openai = [asked, {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": function}]}]
+    older = [asked, {"role": "assistant", "content": None, "function_call": function}]
+    sharegpt = [{"from": "human", "value": "Find é"}, {"from": "function_call", "value": json.dumps(function)}]
+    for messages in (openai, older):
+        assert conversation({"messages": messages}) == [Message("user", "Find é"), Message("assistant", CALL)]
+    assert conversation({"conversations": sharegpt}) == [Message("user", "Find é"), Message("assistant", CALL)]
+    said = [asked, {"role": "assistant", "content": "A moment.", "tool_calls": [{"function": function}] * 2}]
+    assert conversation({"messages": said})[1].content == f"A moment.\n{CALL}\n{CALL}"
+
+
+def test_tools_and_system_prompt_beside_a_conversation_come_first() -> None:
+    messages = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    tools = [{"name": "find", "parameters": {}}]
+    for value in (tools, json.dumps(tools)):
+        first, *rest = conversation({"conversations": messages, "tools": value, "system": "Be kind."})
+        assert first.role == "system" and first.content.startswith("Be kind.\n\n")
+        assert json.dumps(tools[0]) in first.content
+        assert rest == [Message("user", "Hi"), Message("assistant", "Hello")]
+    assert conversation({"conversations": messages, "tools": "[]", "system": ""})[0].role == "user"
+
+
+def test_alpaca_with_history_gives_all_turns() -> None:
+    row = {"instruction": "And now?", "input": "", "output": "Now.", "history": [["Before?", "Yes."]], "system": "S"}
+    assert [tuple(message) for message in conversation(row)] == [
+        ("system", "S"),
+        ("user", "Before?"),
+        ("assistant", "Yes."),
+        ("user", "And now?"),
+        ("assistant", "Now."),
+    ]
+
+
+@pytest.mark.parametrize("columns", [["chosen", "rejected"], ["instruction", "input", "output", "chosen", "rejected"]])
+def test_preference_pairs_are_refused_with_the_setting_that_reads_them(columns: list[str]) -> None:
+    with pytest.raises(BadInput, match=r'(?s)preference pairs.*response = "chosen"'):
+        find_shape("s", source(), columns, "x.json")
+    shape = find_shape("s", source(messages="chosen"), columns, "x.json")
+    assert (shape.kind, shape.messages) == ("conversation", "chosen")

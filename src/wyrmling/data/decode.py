@@ -37,6 +37,14 @@ SUPERSETS = {
     "shift_jis": "cp932", "shift-jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc-kr": "cp949",
     "iso-8859-1": "cp1252", "latin-1": "cp1252", "us-ascii": "cp1252", "iso-8859-9": "cp1254", "tis-620": "cp874",
 }  # fmt: skip
+# Where each set keeps its punctuation, syllables and the characters of its first, frequent level.
+COMMON_CHARACTERS = (
+    ("cp932", 0x8140, 0x9872),
+    ("gb18030", 0xA1A1, 0xD7F9),
+    ("big5hkscs", 0xA140, 0xC67E),
+    ("cp949", 0xA1A1, 0xC8FE),
+    ("euc_jp", 0xA1A1, 0xCFD3),
+)
 XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding=["']([A-Za-z0-9._-]+)["']""")
 
 
@@ -111,6 +119,18 @@ def _declared(raw: bytes) -> str | None:
         return None
 
 
+def _east_asian(raw: bytes) -> str | None:
+    """The only East Asian set in which nearly all that is not ASCII is a common character; for texts of a few words."""
+    fitting: list[str] = []
+    for name, low, high in COMMON_CHARACTERS:
+        text = raw[:SAMPLE_BYTES].decode(name, "replace")
+        signs = [sign.encode(name, "replace") for sign in text if sign > "\x7f"]
+        common = sum(len(sign) == 2 and low <= int.from_bytes(sign) <= high for sign in signs)
+        if len(signs) >= 3 and common >= 0.9 * len(signs):
+            fitting.append(name)
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def _guess(raw: bytes, html: bool) -> Decoded:
     text = raw.decode("utf-8", "replace")
     bad = text.count("\ufffd")
@@ -129,4 +149,6 @@ def _guess(raw: bytes, html: bool) -> Decoded:
             return Decoded(raw.decode(found), found)
         except (UnicodeDecodeError, LookupError):
             pass
+    if (found := _east_asian(raw)) is not None:
+        return _lenient(raw, found)
     return Decoded(raw.decode("cp1252", "replace"), "cp1252", "the encoding could not be told, read as cp1252")

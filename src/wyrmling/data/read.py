@@ -207,7 +207,7 @@ def _shape(reading: _Reading, content: Content, where: str, records: list[Item])
     try:
         return find_shape(reading.origin.name, reading.source, _columns(records), where)
     except BadInput as error:
-        if content.alone or _named_columns(reading.source):
+        if content.alone or (_named_columns(reading.source) and content.depth == 0):
             raise
         return f"{error.what}; {error.fix}"
 
@@ -231,7 +231,7 @@ def _fitting(reading: _Reading, content: Content, tables: list[Table]) -> dict[s
         except BadInput as error:
             if _named_columns(reading.source) or (error.what == AMBIGUOUS and content.alone and len(tables) == 1):
                 first = first or error
-    if first is not None and not shapes:
+    if first is not None and not shapes and (content.alone or content.depth == 0):
         raise first
     return shapes
 
