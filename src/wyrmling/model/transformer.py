@@ -198,7 +198,10 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        # heads.py starts the weights. nn.Embedding's own start, on the meta device, imports torch's compiler (seconds).
+        self.embedding = nn.Embedding(
+            config.vocab_size, config.width, _weight=torch.empty(config.vocab_size, config.width)
+        )
         self.embedding_norm = Norm(config.width, config) if config.switches.embedding_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.final_norm = Norm(config.width, config)
