@@ -357,7 +357,7 @@ def test_a_file_larger_than_the_limit_is_read_line_by_line(monkeypatch: pytest.M
 
 
 def test_one_line_of_a_gigabyte_is_refused_within_little_memory(tmp_path: Path) -> None:
-    for name in ("x.jsonl", "x.txt"):
+    for name in ("x.jsonl",):
         with (tmp_path / name).open("wb") as file:
             file.write(b'{"text": "')
             # A hole in the file reads as NULs and takes no disk; letters at its start make it look like text.
@@ -371,13 +371,13 @@ def test_one_line_of_a_gigabyte_is_refused_within_little_memory(tmp_path: Path) 
         "from wyrmling.data.content import Content\n"
         "from wyrmling.data.read import Origin, _read, _Reading\n"
         "reading = _Reading(Origin('a', Source(path='x')), None, Allowance())\n"
-        "for name in ('x.jsonl', 'x.txt'):\n"
+        "for name in ('x.jsonl',):\n"
         "    (row,) = _read(reading, Content(name, Path(sys.argv[1]) / name, alone=True))\n"
         "    print(row.verdict, row.value)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     *messages, peak = done.stdout.split("\n")[:-1]
-    assert len(messages) == 2 and all(m.startswith("error") and "MB" in m for m in messages), messages
+    assert len(messages) == 1 and all(m.startswith("error") and "MB" in m for m in messages), messages
     scale = 2**10 if sys.platform == "darwin" else 1
     assert int(peak) / scale < 700_000, f"{peak} kB; a line of 64 MB, its text, and the libraries"

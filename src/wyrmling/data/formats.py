@@ -18,24 +18,14 @@ SUFFIXES = {
     ".ipynb": "ipynb", ".xml": "xml", ".rss": "xml", ".atom": "xml",
 }  # fmt: skip
 
-# Suffixes of files that are told by their first bytes; without those bytes they are something else.
-BY_MAGIC = {
-    ".docx", ".docm", ".dotx", ".doc", ".pptx", ".pptm", ".ppsx", ".ppt", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods",
-    ".odt", ".odp", ".epub", ".msg", ".rtf", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz",
-}  # fmt: skip
-
-# Suffix -> language, as in the fence of a Markdown block.
-LANGUAGES = {
-    ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".jsx": "jsx", ".ts": "typescript",
-    ".tsx": "tsx", ".java": "java", ".c": "c", ".h": "c", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp": "cpp",
-    ".cs": "csharp", ".go": "go", ".rs": "rust", ".rb": "ruby", ".php": "php", ".swift": "swift", ".kt": "kotlin",
-    ".scala": "scala", ".sh": "bash", ".bash": "bash", ".zsh": "zsh", ".ps1": "powershell", ".bat": "batch",
-    ".sql": "sql", ".r": "r", ".jl": "julia", ".lua": "lua", ".pl": "perl", ".pm": "perl", ".hs": "haskell",
-    ".ml": "ocaml", ".ex": "elixir", ".exs": "elixir", ".erl": "erlang", ".clj": "clojure", ".dart": "dart",
-    ".m": "matlab", ".f90": "fortran", ".vb": "vb", ".asm": "asm", ".v": "verilog", ".vhd": "vhdl", ".css": "css",
-    ".scss": "scss", ".vue": "vue", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".ini": "ini", ".cfg": "ini",
-    ".proto": "protobuf", ".tf": "terraform", ".cmake": "cmake", ".gradle": "gradle",
-}  # fmt: skip
+# Source code and settings of programs; the suffix, which the origin shows, names the language.
+CODE = frozenset({
+    ".py", ".pyi", ".js", ".mjs", ".jsx", ".ts", ".tsx", ".java", ".c", ".h", ".cpp", ".cc", ".cxx", ".hpp", ".cs",
+    ".go", ".rs", ".rb", ".php", ".swift", ".kt", ".scala", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".sql", ".r",
+    ".jl", ".lua", ".pl", ".pm", ".hs", ".ml", ".ex", ".exs", ".erl", ".clj", ".dart", ".m", ".f90", ".vb", ".asm",
+    ".v", ".vhd", ".css", ".scss", ".vue", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".proto", ".tf", ".cmake",
+    ".gradle",
+})  # fmt: skip
 
 # First bytes -> format, whatever the suffix says. None: a format that is not read, with what to do.
 MAGIC: tuple[tuple[bytes, str | None, str], ...] = (
@@ -48,7 +38,7 @@ MAGIC: tuple[tuple[bytes, str | None, str], ...] = (
     (b"SQLite format 3\0", None, "a SQLite database; give url = \"sqlite:///...\" and query instead of path"),
     (b"\x28\xb5\x2f\xfd", None, "compressed with zstd; unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", None, "a 7z archive; unpack it first"),
-    (b"Rar!", None, "a RAR archive; unpack it first"),
+    (b"Rar!\x1a", None, "a RAR archive; unpack it first"),
     (b"\x89PNG", None, "a picture; its text needs OCR, which wyrmling does not do"),
     (b"\xff\xd8\xff", None, "a picture; its text needs OCR, which wyrmling does not do"),
     (b"GIF8", None, "a picture; its text needs OCR, which wyrmling does not do"),
@@ -56,8 +46,8 @@ MAGIC: tuple[tuple[bytes, str | None, str], ...] = (
     (b"MM\0*", None, "a picture; its text needs OCR, which wyrmling does not do"),
     (b"\x7fELF", None, "a program"),
     (b"MZ\x90", None, "a program"),
-    (b"ID3", None, "a sound recording; transcribe it first"),
-    (b"OggS", None, "a sound recording or a film; transcribe it first"),
+    (b"ID3\x03", None, "a sound recording; transcribe it first"),
+    (b"OggS\0", None, "a sound recording or a film; transcribe it first"),
 )  # fmt: skip
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -118,7 +108,7 @@ def _or_refuse(family: str | None, advice: str) -> str:
 
 
 def _by_content(content: Content, head: str) -> str:
-    if content.suffix in LANGUAGES:
+    if content.suffix in CODE:
         return "code"
     if _is_page(head):
         return "html"
