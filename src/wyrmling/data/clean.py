@@ -25,7 +25,9 @@ CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 SOFT_BREAK = re.compile("\ufffe[ \t]*\r?\n?")
 
 # Families whose text is markup or was decoded from it: an entity in it is meant.
-NO_ENTITIES = ("html", "md", "pdf")
+NO_ENTITIES = (
+    "html", "md", "pdf", "docx", "pptx", "odt", "rtf", "epub", "eml", "mbox", "msg", "ipynb", "xml", "rst", "code",
+)  # fmt: skip
 
 
 def clean_row(row: Row, *, code: bool = False) -> None:

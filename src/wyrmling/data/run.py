@@ -29,7 +29,7 @@ from wyrmling.data.rows import Row
 from wyrmling.data.shapes import join_turns
 from wyrmling.data.split import SCORED, assign
 
-VERSION = 2
+VERSION = 3
 
 
 def run(project: Project) -> Artifact:
