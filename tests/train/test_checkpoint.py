@@ -19,15 +19,14 @@ def state(step: int) -> State:
         optimizer={"m": torch.randn(20, 30, generator=generator)},
         best={"w": torch.randn(20, 30, generator=generator)} if step % 2 else None,
         progress={"tokens": step * 10, "recent": [1.5, 0.1 + 0.2]},
-        seconds=1.25 * step,
-        wh=0.1,
+        spent={"seconds": 1.25 * step, "wh": 0.1},
     )
 
 
 def same(one: State, two: State) -> bool:
     tensors = [(one.model, two.model), (one.optimizer, two.optimizer), (one.best or {}, two.best or {})]
     equal = all(a.keys() == b.keys() and all(a[k].equal(b[k]) for k in a) for a, b in tensors)
-    return equal and (one.step, one.progress, one.seconds, one.wh) == (two.step, two.progress, two.seconds, two.wh)
+    return equal and (one.step, one.progress, one.spent) == (two.step, two.progress, two.spent)
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:

@@ -129,14 +129,17 @@ def test_patience_ends_the_run_at_the_best_look(small: Small, tmp_path: Path) ->
     assert made.figures["val"]["macro_f1"] == best
 
 
-def test_a_used_up_budget_stops_cleanly(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("limit", ["hours=0.0001", "usd=1e-9", "kwh=1e-7"])
+def test_a_used_up_budget_stops_cleanly(
+    limit: str, small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = small.with_settings(
-        "train.pretrain.steps=5000", "train.tune.steps=5000", "objective.budget.hours=0.0001", root=tmp_path
+        "train.pretrain.steps=5000", "train.tune.steps=5000", f"objective.budget.{limit}", root=tmp_path
     )
     made = train(project, small)
     assert [one.figures["stopped"] for one in made] == ["budget", "budget"]
     assert all(1 <= one.figures["steps"] < 5000 for one in made)
-    assert "time budget is used up" in capsys.readouterr().err
+    assert f"budget.{limit.partition('=')[0]} is used up" in capsys.readouterr().err
 
 
 def test_bad_material_leaves_nothing_behind(small: Small, tmp_path: Path) -> None:
@@ -221,3 +224,18 @@ def test_killed_and_stopped_runs_end_with_the_bits_of_an_undisturbed_one(small: 
     (log,) = killed.glob("runs/train/pretrain-*/steps.jsonl")
     logged = [json.loads(line)["step"] for line in log.read_text().splitlines() if '"loss": ' in line and "lr" in line]
     assert logged == list(range(1, STEPS + 1))
+
+
+def test_training_never_imports_the_compiler_or_other_heavy_libraries(small: Small, tmp_path: Path) -> None:
+    root = tmp_path / "light"
+    shutil.copytree(small.project.root, root)
+    code = (
+        "import sys; from wyrmling.cli import main; sys.argv = sys.argv[:1] + sys.argv[2:]\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch._dynamo', 'torch._inductor', 'sympy', 'transformers', 'sklearn', 'pandas')"
+        " if m in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "-", "train", "--project", str(root), "--step", "pretrain"]
+    done = subprocess.run([*command, "--set", "train.pretrain.steps=2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("[]"), done.stderr[-300:]

@@ -148,3 +148,15 @@ def test_sizing_needs_no_torch() -> None:
 def test_nothing_derived_is_left_open() -> None:
     _, both = sizes(BANKING77, "masked", "classify")
     assert all(getattr(derived, field.name) is not None for derived in both for field in fields(Derived))
+
+
+def test_a_memory_budget_makes_the_micro_batches_smaller_and_nothing_else() -> None:
+    one = step("causal")
+    plain = settings("complete")
+    tight = plain.model_copy(
+        update={"objective": plain.objective.model_copy(update={"budget": config.Budget(memory_gb=0.2)})}
+    )
+    shape = derive_model(plain, (one,), BILLION)
+    free, bound = (derive_step(s, one, shape, BILLION, scratch=True, first=True) for s in (plain, tight))
+    assert bound.micro_batch_tokens < free.micro_batch_tokens
+    assert replace(bound, micro_batch_tokens=free.micro_batch_tokens, reasons=free.reasons) == free

@@ -92,7 +92,7 @@ class Draft:
     figures: dict[str, Any] = field(default_factory=dict)
     forecast: dict[str, Any] | None = None
     earlier_cost: dict[str, float] = field(default_factory=dict)
-    """Seconds and Wh that interrupted attempts at the same work already took; added to the cost."""
+    """What interrupted attempts at the same work already took, by the names of `energy.SPENT`; added to the cost."""
     artifact: Artifact | None = None
 
     @property

@@ -32,6 +32,10 @@ SAMPLE_SECONDS = 0.5
 GB = 1e9
 
 
+# The parts of a Cost that add up over several blocks of work; a peak and a meter do not.
+SPENT = ("seconds", "wh", "usd", "kg_co2")
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a block of work took. `meter` says how Wh were found: rapl, nvml or estimated, and from what."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ class Job:
 
     base          the model folder to start from; None: random weights
     first         True for the first step of a project
-    seconds_left  of the time budget; None: no limit
+    spent_before  seconds, wh, usd and kg_co2 of the steps before it, which count against the budget
     """
 
     project: Project
@@ -52,7 +52,7 @@ class Job:
     base: Path | None
     first: bool
     run_id: str
-    seconds_left: float | None = None
+    spent_before: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ def exact(numerics: Numerics, device: str) -> Iterator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(numerics.threads)
     keep_freed_memory()
-    torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
+    # torch.use_deterministic_algorithms would do the same after importing the compiler, which takes as long as torch.
+    torch._C._set_deterministic_algorithms(True, warn_only=device == "cuda")
     filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
         filling.fill_uninitialized_memory = fill
-        torch.use_deterministic_algorithms(was)
+        torch._C._set_deterministic_algorithms(was)
         torch.set_num_threads(threads)
 
 

@@ -37,7 +37,7 @@ class State:
     optimizer    what Optimizer.state() gave
     best         weights of the best look at the validation rows so far; None when they are `model` or there was none
     progress     counters that travel with the state: tokens, skipped steps, best look, looks without improvement
-    seconds, wh  spent so far, over all attempts
+    spent        seconds, wh, usd and kg_co2 so far, over all attempts
     """
 
     step: int
@@ -45,8 +45,7 @@ class State:
     optimizer: Mapping[str, Tensor]
     best: Mapping[str, Tensor] | None = None
     progress: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    wh: float = 0.0
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 def save(folder: Path, state: State, *, keep: int) -> Path:

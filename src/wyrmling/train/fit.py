@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wyrmling.core import hardware
 from wyrmling.core.artifact import Draft, write_durably
-from wyrmling.core.energy import Meter
+from wyrmling.core.energy import SPENT, Meter
 from wyrmling.core.errors import Interrupted
 from wyrmling.core.log import say, warn
 from wyrmling.core.progress import Bar, bar
@@ -91,7 +91,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
             optimizer.load(state.optimizer)
             progress = Progress(**state.progress)
             progress.best_weights = dict(state.best) if state.best is not None else None
-            draft.earlier_cost = {"seconds": state.seconds, "wh": state.wh}
+            draft.earlier_cost = dict(state.spent)
 
         run = _Run(job, draft, meter, model, optimizer, derived, progress, numerics, looks, val)
         run.train(batches, first=1 if state is None else state.step + 1, stop=stop)
@@ -175,9 +175,9 @@ class _Run:
                     self._look(log, done.number)
                 if self._patience_is_over():
                     self.progress.stopped = "patience"
-                elif self._time_is_over() and done.number < total:
+                elif done.number < total and (limit := self._used_up()) is not None:
                     self.progress.stopped = "budget"
-                    warn(f"the time budget is used up after step {done.number} of {total}: learning ended early")
+                    warn(f"budget.{limit} is used up after step {done.number} of {total}: learning ended early")
                 if stop.signal is not None and done.number < total and self.progress.stopped is None:
                     self._save(done.number)
                     raise Interrupted(
@@ -232,25 +232,26 @@ class _Run:
             progress.recent = [*(progress.recent or []), done.loss][-RECENT_STEPS:]
 
     def _line(self, done: Step) -> dict[str, Any]:
-        seconds, wh = self._spent()
+        spent = self._spent()
         return {
             "step": done.number,
             "loss": done.loss if math.isfinite(done.loss) else None,
             "lr": self.derived.lr * done.rate,
             "tokens": self.progress.tokens,
             "grad_norm": done.grad_norm if math.isfinite(done.grad_norm) else None,
-            "seconds": round(seconds, 3),
-            "wh": round(wh, 5),
+            "seconds": round(spent["seconds"], 3),
+            "wh": round(spent["wh"], 5),
         } | ({"left_out": True} if done.left_out else {})
 
     def _show(self, shown: Bar, done: Step) -> None:
         rate = done.tokens / max(done.seconds, 1e-9)
-        shown.at(done.number, f"loss {done.loss:.3f}  {rate:,.0f} tokens/s  {self._spent()[1]:.2f} Wh")
+        wh = self._spent()["wh"]
+        shown.at(done.number, f"loss {done.loss:.3f}  {rate:,.0f} tokens/s  {wh:.2f} Wh")
 
-    def _spent(self) -> tuple[float, float]:
-        """Seconds and Wh so far, over all attempts."""
-        cost, earlier = self.meter.cost(), self.draft.earlier_cost
-        return cost.seconds + earlier.get("seconds", 0.0), cost.wh + earlier.get("wh", 0.0)
+    def _spent(self) -> dict[str, float]:
+        """Seconds, Wh, money and CO2 so far, over all attempts."""
+        cost, earlier = self.meter.cost().as_dict(), self.draft.earlier_cost
+        return {name: cost[name] + earlier.get(name, 0.0) for name in SPENT}
 
     def _look(self, log: Any, number: int) -> None:
         """Score the validation rows, if there are any, and keep the weights when they are the best so far."""
@@ -281,11 +282,18 @@ class _Run:
         patience = self.job.step.patience
         return patience is not None and self.progress.looks_without_gain >= patience
 
-    def _time_is_over(self) -> bool:
-        return self.job.seconds_left is not None and self._spent()[0] >= self.job.seconds_left
+    def _used_up(self) -> str | None:
+        """The budget that this step and those before it have used up; None while there is something left."""
+        budget, before, spent = self.job.project.settings.objective.budget, self.job.spent_before, self._spent()
+        used = {name: before.get(name, 0.0) + value for name, value in spent.items()}
+        limits = (
+            ("hours", budget.hours, used["seconds"] / 3600),
+            ("usd", budget.usd, used["usd"]),
+            ("kwh", budget.kwh, used["wh"] / 1000),
+        )
+        return next((name for name, limit, value in limits if limit is not None and value >= limit), None)
 
     def _save(self, number: int) -> None:
-        seconds, wh = self._spent()
         best = None if self.progress.best_step == number else self.progress.best_weights
         state = State(
             step=number,
@@ -293,8 +301,7 @@ class _Run:
             optimizer=self.optimizer.state(),
             best=best,
             progress=self.progress.saved(),
-            seconds=seconds,
-            wh=wh,
+            spent=self._spent(),
         )
         checkpoint.save(self.draft.path / CHECKPOINTS, state, keep=self.job.step.keep_checkpoints)
         self.saved_at = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any
 from wyrmling.config import Project, TrainStep
 from wyrmling.core import artifact
 from wyrmling.core.artifact import Artifact, Key, file_digest
+from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
 
 VERSION = 1
@@ -43,7 +44,7 @@ def run(
     """The artifact of one step: found when nothing it depends on has changed, else trained or taken up again.
 
     base     the model folder to start from; None starts from random weights
-    earlier  the steps before it, whose time counts against the budget
+    earlier  the steps before it, whose cost counts against the budget
     Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal
     """
     key = _key(project, data, tokens, step, base)
@@ -52,8 +53,6 @@ def run(
     from wyrmling.train.assemble import Job
     from wyrmling.train.fit import fit
 
-    hours = project.settings.objective.budget.hours
-    spent = sum(float(one.cost["seconds"]) for one in earlier or [])
     meter = project.meter()
     with artifact.create(project.runs, key, meter, resume=True) as draft:
         job = Job(
@@ -64,7 +63,7 @@ def run(
             base=base,
             first=not earlier,
             run_id=key.id,
-            seconds_left=None if hours is None else max(0.0, hours * 3600 - spent),
+            spent_before={name: sum(float(one.cost[name]) for one in earlier or []) for name in SPENT},
         )
         fit(job, draft, meter)
     return draft.done
@@ -82,7 +81,7 @@ def _key(project: Project, data: Artifact, tokens: Artifact, step: TrainStep, ba
         "model": settings.model.model_dump(mode="json"),
         "objectives": [one.objective for one in project.steps],
         "task": settings.objective.task,
-        "hours": settings.objective.budget.hours,
+        "budget": settings.objective.budget.model_dump(mode="json"),
         "seed": settings.seed,
         "device": settings.machine.device,
         "dtype": settings.machine.dtype,

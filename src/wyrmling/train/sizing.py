@@ -205,7 +205,7 @@ def derive_step(
         why["optimizer"] = "muon for our own models" if scratch else "adamw: the base was most likely trained with it"
     lr, embedding_lr, head_lr = _learning_rates(step, shape, optimizer, scratch, first, why)
     batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
-    micro = min(step.micro_batch_tokens or _micro_batch_tokens(shape, facts, why), batch_tokens)
+    micro = min(step.micro_batch_tokens or _micro_batch_tokens(settings, shape, facts, why), batch_tokens)
     steps = _steps(step, tokens, batch_tokens, why)
     dropout = _dropout(step, why)
     return Derived(
@@ -259,12 +259,14 @@ def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, w
     return max(1, min(tokens, round(wanted)))
 
 
-def _micro_batch_tokens(shape: Shape, facts: Facts, why: dict[str, str]) -> int:
-    """What keeps the saved activations near 1 GB on CPU, 8 GB on a GPU."""
+def _micro_batch_tokens(settings: Settings, shape: Shape, facts: Facts, why: dict[str, str]) -> int:
+    """What keeps the saved activations near 1 GB on CPU, 8 GB on a GPU, or a quarter of the memory budget."""
     # float32 bytes per token and layer: 24 D + 16 F + 20 H K + 4 H (fit of a plain block by saved-tensor hooks)
     per_token = shape.layers * (24 * shape.width + 16 * shape.ffn + 20 * shape.heads * shape.head_dim + 4 * shape.heads)
     budget = 1e9 if facts.device == "cpu" else 8e9
-    why["micro_batch_tokens"] = f"{per_token / 1e3:.0f} kB of activations per token, {budget / 1e9:.0f} GB in all"
+    if (memory_gb := settings.objective.budget.memory_gb) is not None:
+        budget = min(budget, memory_gb * 1e9 / 4)
+    why["micro_batch_tokens"] = f"{per_token / 1e3:.0f} kB of activations per token, {budget / 1e9:.2g} GB in all"
     return max(shape.context, int(budget / per_token))
 
 
