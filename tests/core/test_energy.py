@@ -254,3 +254,12 @@ def test_memory_and_time_of_children_count():
         subprocess.run([sys.executable, "-c", code], check=True)
     assert meter.cost().peak_memory_gb > before.peak_memory_gb + 0.12
     assert meter.parts()[0].joules >= 4 * 1.1
+
+
+def test_asking_for_the_cost_is_cheap_enough_for_every_step():
+    with Meter(sources=NOTHING) as meter:
+        meter.cost()
+        before = time.process_time()
+        for _ in range(200):
+            meter.cost()
+        assert (time.process_time() - before) / 200 < 1e-3

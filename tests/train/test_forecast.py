@@ -56,6 +56,7 @@ GROWTH = {
     "more layers": {"shape": wider(layers=4)},
     "wider": {"shape": wider(width=256, ffn=688, head_dim=128)},
     "more looks": {"looked_at": 80_000.0},
+    "dropout": {"dropout": True},
 }
 
 

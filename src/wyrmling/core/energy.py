@@ -119,10 +119,12 @@ class Meter:
         self._start = self._seconds = 0.0
         self._cpu_at_start = self._cpu_seconds = self._peak_gb = 0.0
         self._joules: dict[str, float] = {}
+        self._joules_at: float | None = None
 
     def __enter__(self) -> Meter:
         self._sources = self._given_sources or counters.sources()
         self._joules, self._peak_gb, self._cpu_seconds, self._seconds = {}, 0.0, 0.0, 0.0
+        self._joules_at = None
         _start_peak(self)
         self._start, self._cpu_at_start = time.monotonic(), _processes().cpu_seconds
         self._running, self._left = True, threading.Event()
@@ -138,7 +140,7 @@ class Meter:
     def cost(self) -> Cost:
         """What the block has taken so far, or took."""
         if self._running:
-            self._sample()
+            self._sample(at_least=SAMPLE_SECONDS)
         parts = self.parts()
         kwh = sum(part.joules for part in parts) / 3.6e6 * self.tariff.pue
         how = "; ".join(f"{part.name} {part.how}" for part in parts)
@@ -175,12 +177,17 @@ class Meter:
         while not left.wait(SAMPLE_SECONDS):
             self._sample()
 
-    def _sample(self) -> None:
-        now = _processes()
+    def _sample(self, *, at_least: float = 0.0) -> None:
+        """Read the clock, and the counters too when the last reading is `at_least` so many seconds old."""
         with self._lock:
             if not self._running:
                 return
             self._seconds = time.monotonic() - self._start
+            if self._joules_at is not None and self._seconds - self._joules_at < at_least:
+                return
+            # Looking at all processes takes 5 ms: too long for every step of a training run.
+            self._joules_at = self._seconds
+            now = _processes()
             # A child that ended without being waited for takes its seconds along: never fall back.
             self._cpu_seconds = max(self._cpu_seconds, now.cpu_seconds - self._cpu_at_start)
             self.note_peak(max(now.memory_gb, _own_peak_gb() if _peaks.exact else 0.0))

@@ -22,9 +22,11 @@ HEAD, LOGITS_MOVED = 0.9, 30.7  # FLOPs of the output matrix; crossings of each 
 NEWTON_SCHULZ, STATE_MOVED = 1.04, 8.75  # FLOPs of Muon's iterations; crossings of each byte of weights per update
 # Small operations per layer and micro-batch. On a GPU they overlap with the work (assumption, not measured).
 CALLS_PER_LAYER = {"cpu": 750.0, "cuda": 200.0}
-CALLS_PER_UPDATE = 900.0
+CALLS_PER_UPDATE = 4000.0  # the loop, its batches and log included
+# One random number of dropout, as a share of a small operation: two per layer, token and width.
+DROPOUT = 0.015
 # Seconds before the first step and after the last: reading the store, checking the rows, writing the model.
-START_SECONDS = 2.5
+START_SECONDS = 3.5
 # Memory of the process before the model is there: Python, torch and the libraries of the stage, in GB.
 BASE_GB = {"cpu": 0.54, "cuda": 1.3}
 # What backward needs beside the kept activations, and what the allocator can't use again (6 runs are within 10 %).
@@ -58,6 +60,7 @@ class Work:
     threads: int | None = None
     """CPU threads. None: what the machine offers."""
     only_head: bool = False
+    dropout: bool = False
 
 
 def work_of(
@@ -91,6 +94,7 @@ def work_of(
         dtype=dtype,
         threads=facts.threads,
         only_head=step.method == "probe",
+        dropout=derived.dropout > 0,
     )
 
 
@@ -120,6 +124,8 @@ def seconds(work: Work, rates: Rates) -> float:
     head = 6 * HEAD * shape.width * work.outputs / flops + LOGITS_MOVED * 4 * work.outputs / rates.copy
     micro_batches = math.ceil(work.batch_tokens / work.micro_batch_tokens)
     calls = (CALLS_PER_LAYER[work.device] * shape.layers * micro_batches + CALLS_PER_UPDATE) * rates.call
+    if work.dropout:
+        moved += DROPOUT / 3 * 2 * shape.width * shape.layers * rates.call
     per_step = work.batch_tokens * (train * (body + moved) + head * work.logits) + calls + _update_seconds(work, rates)
     looking = work.looked_at * (look * (body + moved) + head * work.logits / 3)
     return START_SECONDS + work.steps * per_step + looking
