@@ -10,9 +10,9 @@ import pytest
 
 from shell import write_small_project, wyrmling
 
-# As the command line does: idle threads sleep instead of spinning, so that a busy machine does not stall the suite.
+# As the command line does: idle threads soon sleep instead of spinning, so a busy machine does not stall the suite.
 # conftest is read before any test imports torch.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @pytest.fixture(scope="session")

@@ -494,7 +494,7 @@ def revoke(project: Any, key_id: Annotated[str, typer.Argument(metavar="ID", hel
 
 def main() -> None:
     """The `wyrmling` command."""
-    # Idle OpenMP threads sleep instead of spinning. Where other programs want the cores too, spinning threads wait for
-    # partners that are not scheduled: 2-thread training then ran 5 to 40 times slower (docs/decisions.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Idle OpenMP threads spin for a moment, then sleep. Spinning for as long as they do by default, they wait for
+    # partners that other programs keep from running: training on a busy machine nearly stops (docs/decisions.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     app(prog_name="wyrmling")

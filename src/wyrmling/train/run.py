@@ -14,7 +14,7 @@ from wyrmling.core.artifact import Artifact, Key, file_digest
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
 
-VERSION = 1
+VERSION = 2
 
 # Settings of a step that change how it is run, but not what comes out.
 _NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints"}

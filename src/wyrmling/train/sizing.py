@@ -304,8 +304,8 @@ def _token_noise(step: TrainStep, why: dict[str, str]) -> float:
     if step.objective == "masked":
         return step.mask_rate
     if step.objective in ("classify", "tag"):
-        why["token_noise"] = "a fifth of the tokens is hidden while training, so that no single word decides"
-        return 0.2
+        why["token_noise"] = "a tenth of the tokens is hidden while training, so that no single word decides"
+        return 0.1
     return 0.0
 
 
