@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -295,16 +296,43 @@ def _names(model: Model) -> Names:
     return {name: names[name] for name, _ in model.named_parameters()}
 
 
+class HfPart(NamedTuple):
+    """Rows of one of our parameters and the Hugging Face tensor that holds them.
+
+    name        the tensor in the file; without its last word it is the module in transformers
+    rows        rows of our parameter
+    transposed  the file holds the matrix as [in, out]
+    groups      1: rows in our order. More: a fused matrix of queries, keys and values, in which each of so many equal
+                groups of heads has its queries, then its keys, then its values
+    """
+
+    name: str
+    rows: slice
+    transposed: bool = False
+    groups: int = 1
+
+
+def hf_parts(model: Model) -> dict[str, list[HfPart]]:
+    """For each parameter of the model, by name: the Hugging Face tensors its rows are written to, in row order."""
+    stacked = stacked_parts(model)
+    parts: dict[str, list[HfPart]] = {}
+    for (ours, parameter), theirs in zip(model.named_parameters(), _names(model).values(), strict=True):
+        sizes = stacked[ours] if len(theirs) > 1 else (len(parameter),)
+        ends = list(accumulate(sizes))
+        parts[ours] = [
+            HfPart(name, slice(end - size, end)) for name, size, end in zip(theirs, sizes, ends, strict=True)
+        ]
+    return parts
+
+
 def write_weights(model: Model) -> dict[str, Tensor]:
     """The model's tensors under their Hugging Face names, on the CPU; a tied matrix is written once."""
-    tensors: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters())
-    parts = stacked_parts(model)
-    for ours, theirs in _names(model).items():
-        value = parameters[ours].detach().cpu()
-        pieces = torch.split(value, list(parts[ours])) if len(theirs) > 1 else (value,)
-        tensors |= {name: piece.contiguous() for name, piece in zip(theirs, pieces, strict=True)}
-    return tensors
+    return {
+        part.name: parameters[ours].detach().cpu()[part.rows].contiguous()
+        for ours, parts in hf_parts(model).items()
+        for part in parts
+    }
 
 
 def read_weights(described: Described, tensors: Mapping[str, Tensor], *, where: object) -> Model:
