@@ -3,14 +3,26 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wyrmling.config import Dedup
 from wyrmling.core.records import Kind, SplitName
-from wyrmling.data.dedup import Clusters, Shingles, digest, near_pairs, split_words
+from wyrmling.data.dedup import (
+    Clusters,
+    Shingles,
+    digest,
+    near_pairs,
+    shingle_hashes,
+    signature,
+    signatures,
+    split_words,
+)
 from wyrmling.data.duplicates import mark_duplicates
 from wyrmling.data.rows import Row, identify
 
@@ -61,7 +73,7 @@ def test_hashed_shingles_have_the_jaccard_of_plain_python_sets() -> None:
 def test_minhash_finds_no_wrong_pair_and_nearly_all_that_are_well_above_the_threshold() -> None:
     texts = variants(1, 250)
     found = Clusters(len(texts))
-    for one, other in near_pairs(Shingles(texts), 0.75):
+    for one, other in Shingles(texts).near_pairs(0.75):
         assert plain_jaccard(texts[one], texts[other]) >= 0.75
         found.unite(one, other)
     sure = [n for n in range(0, len(texts), 2) if plain_jaccard(texts[n], texts[n + 1]) >= 0.85]
@@ -72,8 +84,27 @@ def test_minhash_finds_no_wrong_pair_and_nearly_all_that_are_well_above_the_thre
 
 def test_many_equal_texts_are_joined_without_comparing_all_pairs() -> None:
     text = " ".join(WORDS[:50])
-    pairs = list(near_pairs(Shingles([text] * 3000), 0.75))
+    pairs = list(Shingles([text] * 3000).near_pairs(0.75))
     assert len(pairs) == 2999
+
+
+def test_pairs_are_found_from_signatures_on_disk_and_sets_that_are_fetched_for_candidates_only(tmp_path: Path) -> None:
+    texts = [*variants(1, 100), "", "too short"]
+    sets = [shingle_hashes(text) for text in texts]
+    on_disk = np.memmap(tmp_path / "signatures", np.uint32, "w+", shape=(len(texts), 112), order="F")
+    for number, hashes in enumerate(sets):
+        on_disk[number] = signature(hashes)
+    assert (on_disk == signatures(sets)).all()
+    fetched: list[int] = []
+
+    def fetch(number: int) -> Any:
+        fetched.append(number)
+        return shingle_hashes(texts[number])
+
+    found = list(near_pairs(on_disk, fetch, 0.75))
+    assert found == list(Shingles(texts).near_pairs(0.75))
+    assert 50 < len(found) <= 100
+    assert len(fetched) < 300
 
 
 def test_texts_without_spaces_between_words_have_shingles() -> None:

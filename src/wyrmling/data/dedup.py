@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wyrmling.data.clean import matching_form
 
@@ -16,13 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Hashes = NDArray[np.uint64]
+    Signatures = NDArray[np.uint32]
 
 SHINGLE_WORDS = 5
 # 14 bands of 8 rows, as FineWeb (arXiv 2406.17557): a pair of Jaccard 0.75 becomes a candidate with probability
 # 1 - (1 - 0.75^8)^14 = 0.77, one of 0.85 with 0.99.
 BANDS, BAND_ROWS = 14, 8
-# Sketches of about this many shingles are made at once, which bounds the memory.
+# Signatures of about this many shingles are made at once, which bounds the memory.
 CHUNK_SHINGLES = 1_000_000
+# Pairs that were compared in vain are remembered up to this many; beyond, some are compared again.
+TRIED_PAIRS = 1_000_000
+# A text of fewer than 5 words has no shingle: no minimum, which is written as the largest number.
+NO_SHINGLE = 0xFFFFFFFF
 # In a larger bucket each member is compared with the cluster heads only, not with all others.
 BUCKET_PAIRS = 64
 SEED = 0x5DEECE66D
@@ -41,7 +48,7 @@ class Clusters:
     """Union-find over row numbers. The root of a cluster is its smallest number."""
 
     def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
+        self._parent = array("q", range(size))
 
     def root(self, item: int) -> int:
         while self._parent[item] != item:
@@ -86,44 +93,113 @@ def mix_runs(hashes: Hashes, size: int) -> Hashes:
     count = len(hashes) - size + 1
     if count < 1:
         return np.empty(0, np.uint64)
-    mixed = np.zeros(count, np.uint64)
-    for k in range(size):
-        # The odd multiplier makes the place of a word count; the shift brings high bits down (splitmix64).
-        mixed = (mixed ^ hashes[k : k + count]) * np.uint64(0xBF58476D1CE4E5B9)
+    return _mix(hashes[k : k + count] for k in range(size))
+
+
+def _mix(columns: Iterable[Hashes]) -> Hashes:
+    """One 64-bit hash per row of equally long columns."""
+    import numpy as np
+
+    mixed = np.zeros(1, np.uint64)
+    for column in columns:
+        # The odd multiplier makes the place of a column count; the shift brings high bits down (splitmix64).
+        mixed = (mixed ^ column) * np.uint64(0xBF58476D1CE4E5B9)
         mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
+def shingle_hashes(text: str) -> Hashes:
+    """The text's set of 5-word shingles as 64-bit hashes: sorted, unique, empty for fewer than 5 words."""
+    return _shingles(split_words(text), {})
+
+
+def _shingles(words: Sequence[str], known: dict[str, int]) -> Hashes:
+    import numpy as np
+
+    return np.unique(mix_runs(hash_words(words, known), SHINGLE_WORDS))
+
+
+def signature(hashes: Hashes) -> Signatures:
+    """The 112 minima of one set of shingles, uint32: `min((a[k] * x + b[k]) >> 32)` with odd a[k]."""
+    (minima,) = signatures([hashes])
+    return minima
+
+
+def signatures(sets: Sequence[Hashes]) -> Signatures:
+    """One signature per set of shingles, (sets, 112) uint32: as `signature`, faster for many short texts."""
+    import numpy as np
+
+    made = np.full((len(sets), BANDS * BAND_ROWS), NO_SHINGLE, np.uint32)
+    filled = [number for number, hashes in enumerate(sets) if len(hashes)]
+    start = 0
+    while start < len(filled):
+        end, size = start, 0
+        while end < len(filled) and (end == start or size + len(sets[filled[end]]) <= CHUNK_SHINGLES):
+            size += len(sets[filled[end]])
+            end += 1
+        made[filled[start:end]] = _minima([sets[number] for number in filled[start:end]])
+        start = end
+    return made
+
+
+def _minima(sets: Sequence[Hashes]) -> Signatures:
+    import numpy as np
+
+    flat = np.concatenate(sets)
+    offsets = np.cumsum([0, *(len(hashes) for hashes in sets[:-1])])
+    a, b = _multipliers()
+    minima = np.empty((len(sets), len(a)), np.uint32)
+    for k in range(len(a)):
+        minima[:, k] = np.minimum.reduceat(((flat * a[k] + b[k]) >> np.uint64(32)).astype(np.uint32), offsets)
+    return minima
+
+
+@lru_cache(maxsize=1)
+def _multipliers() -> tuple[Hashes, Hashes]:
+    import numpy as np
+
+    random = np.random.Generator(np.random.PCG64(SEED))
+    a = random.integers(0, 2**64, BANDS * BAND_ROWS, np.uint64) | np.uint64(1)
+    return a, random.integers(0, 2**64, BANDS * BAND_ROWS, np.uint64)
+
+
 class Shingles:
-    """The sets of 5-word shingles of some texts, as 64-bit hashes: `sets[i]` is sorted, unique, maybe empty."""
+    """The sets of 5-word shingles of some texts, held in memory: `sets[i]` is sorted, unique, maybe empty."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._words: dict[str, int] = {}
-        self.sets: list[Hashes] = [self._shingles(split_words(text)) for text in texts]
-
-    def _shingles(self, words: list[str]) -> Hashes:
-        import numpy as np
-
-        return np.unique(mix_runs(hash_words(words, self._words), SHINGLE_WORDS))
+        words: dict[str, int] = {}
+        self.sets: list[Hashes] = [_shingles(split_words(text), words) for text in texts]
 
     def jaccard(self, one: int, other: int) -> float:
         """Size of the intersection over size of the union; 0 for two empty sets."""
-        import numpy as np
+        return jaccard(self.sets[one], self.sets[other])
 
-        a, b = self.sets[one], self.sets[other]
-        shared = len(np.intersect1d(a, b, assume_unique=True))
-        union = len(a) + len(b) - shared
-        return shared / union if union else 0.0
+    def near_pairs(self, threshold: float) -> Iterator[tuple[int, int]]:
+        """As `near_pairs` of signatures."""
+        return near_pairs(signatures(self.sets), self.sets.__getitem__, threshold)
 
 
-def near_pairs(shingles: Shingles, threshold: float) -> Iterator[tuple[int, int]]:
+def jaccard(one: Hashes, other: Hashes) -> float:
+    """Size of the intersection over size of the union of two sets; 0 for two empty ones."""
+    import numpy as np
+
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    union = len(one) + len(other) - shared
+    return shared / union if union else 0.0
+
+
+def near_pairs(
+    signatures: Signatures, hashes_of: Callable[[int], Hashes], threshold: float
+) -> Iterator[tuple[int, int]]:
     """Pairs of texts with Jaccard similarity of at least `threshold`, as found by MinHash and verified exactly.
 
+    signatures   (texts, 112) uint32, read one band at a time: may be a memory map
+    hashes_of    the shingles of a text by its number, asked for candidates only
     Enough pairs to join each cluster, not all pairs. Texts of fewer than 5 words are never near anything.
     """
-    found = Clusters(len(shingles.sets))
+    found = Clusters(len(signatures))
     tried: set[tuple[int, int]] = set()
-    for bucket in _buckets(shingles.sets):
+    for bucket in _buckets(signatures):
         if len(bucket) <= BUCKET_PAIRS:
             pairs: Iterable[tuple[int, int]] = combinations(bucket, 2)
         else:
@@ -131,10 +207,13 @@ def near_pairs(shingles: Shingles, threshold: float) -> Iterator[tuple[int, int]
         for one, other in pairs:
             if (one, other) in tried or found.root(one) == found.root(other):
                 continue
-            tried.add((one, other))
-            if shingles.jaccard(one, other) >= threshold:
+            if jaccard(hashes_of(one), hashes_of(other)) >= threshold:
                 found.unite(one, other)
                 yield one, other
+                continue
+            if len(tried) >= TRIED_PAIRS:
+                tried.clear()
+            tried.add((one, other))
 
 
 def _head_pairs(bucket: list[int], found: Clusters) -> Iterator[tuple[int, int]]:
@@ -147,40 +226,18 @@ def _head_pairs(bucket: list[int], found: Clusters) -> Iterator[tuple[int, int]]
             heads.append(member)
 
 
-def _buckets(sets: Sequence[Hashes]) -> Iterator[list[int]]:
+def _buckets(signatures: Signatures) -> Iterator[list[int]]:
     """Groups of texts, ascending, that share all minima of one band. Same text, same bucket, whatever the order."""
     import numpy as np
 
-    filled = [number for number, hashes in enumerate(sets) if len(hashes)]
-    if len(filled) < 2:
-        return
-    signatures = np.concatenate(list(_signatures([sets[number] for number in filled])))
     for band in range(BANDS):
         part = np.ascontiguousarray(signatures[:, band * BAND_ROWS : (band + 1) * BAND_ROWS])
-        keys = part.view(np.dtype((np.void, part.shape[1] * part.itemsize))).ravel()
+        filled = np.flatnonzero((part != NO_SHINGLE).any(axis=1))
+        if len(filled) < 2:
+            return
+        # Different bands with one key are candidates too many, which the comparison throws out.
+        keys = _mix(part[filled].astype(np.uint64).T)
         order = np.argsort(keys, kind="stable")
         starts = np.concatenate(([0], np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1, [len(order)]))
         for k in np.flatnonzero(np.diff(starts) > 1):
-            yield sorted(filled[n] for n in order[starts[k] : starts[k + 1]])
-
-
-def _signatures(sets: Sequence[Hashes]) -> Iterator[Any]:
-    """uint32 minima, one row of 112 per set: `min((a[k] * x + b[k]) >> 32)` with odd a[k]."""
-    import numpy as np
-
-    random = np.random.Generator(np.random.PCG64(SEED))
-    a = random.integers(0, 2**64, BANDS * BAND_ROWS, np.uint64) | np.uint64(1)
-    b = random.integers(0, 2**64, BANDS * BAND_ROWS, np.uint64)
-    start = 0
-    while start < len(sets):
-        end, size = start, 0
-        while end < len(sets) and (end == start or size + len(sets[end]) <= CHUNK_SHINGLES):
-            size += len(sets[end])
-            end += 1
-        flat = np.concatenate(sets[start:end])
-        offsets = np.cumsum([0, *(len(hashes) for hashes in sets[start : end - 1])])
-        signature = np.empty((end - start, len(a)), np.uint32)
-        for k in range(len(a)):
-            signature[:, k] = np.minimum.reduceat(((flat * a[k] + b[k]) >> np.uint64(32)).astype(np.uint32), offsets)
-        yield signature
-        start = end
+            yield filled[order[starts[k] : starts[k + 1]]].tolist()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from wyrmling.config import Dedup
 from wyrmling.core.log import warn
-from wyrmling.data.dedup import Clusters, Shingles, digest, near_pairs
+from wyrmling.data.dedup import Clusters, Shingles, digest
 from wyrmling.data.rows import Row
 
 # Below this many words two different texts share too few shingles to judge. For rows that are only kept together, and
@@ -85,7 +85,7 @@ def _drop_near(ranked: list[Row], clusters: Clusters, threshold: float) -> None:
     numbers = [n for n, row in enumerate(ranked) if row.alive and _long_enough(row)]
     shingles = Shingles(ranked[number].body for number in numbers)
     near = Clusters(len(numbers))
-    for one, other in near_pairs(shingles, threshold):
+    for one, other in shingles.near_pairs(threshold):
         near.unite(one, other)
         clusters.unite(numbers[one], numbers[other])
     for group in near.groups():
