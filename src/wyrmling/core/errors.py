@@ -11,6 +11,10 @@ WyrmlingError            exit 1   something the message tells how to mend
 └── Interrupted          exit 75  stopped by a signal, the work so far is saved
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class WyrmlingError(Exception):
     """An error whose message is meant for the user.
@@ -32,6 +36,14 @@ class WyrmlingError(Exception):
         if fix:
             lines.append(f"  fix:   {fix}")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are made again from their args, which hold the message only; workers send theirs to the parent.
+        return _again, (type(self), self.what, self.where, self.fix)
+
+
+def _again(kind: type[WyrmlingError], what: str, where: str | None, fix: str | None) -> WyrmlingError:
+    return kind(what, where=where, fix=fix)
 
 
 class BadInput(WyrmlingError):

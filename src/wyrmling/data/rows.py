@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from wyrmling.core.records import Kind, SplitName, Verdict
@@ -22,6 +22,8 @@ class Row:
     """One record of a source. Which of text, words and messages is filled depends on `kind`.
 
     family    the format it came from: csv, pdf, sql ... (cleaning depends on it)
+    identity  16 bytes, equal for rows of one source with the same content as read; see `identify`
+    size      characters of `body`, kept when the texts are put away; see `set_aside`
     group     value of the column `data.split.group`, None without one
     fixed     the split that the source names, None when the split is derived
     date      value of the column `data.split.date`, None without one
@@ -49,6 +51,9 @@ class Row:
     key: bytes = b""  # equal for rows of the same matching form, once they are cleaned
     verdict: Verdict = "kept"
     rules: list[str] = field(default_factory=list)
+    identity: bytes = b""
+    size: int = 0
+    roles: str = ""  # of the messages, joined by commas
     value: str | None = None
     threshold: str | None = None
     kept_id: str | None = None
@@ -105,7 +110,7 @@ class Row:
     def change(self, rule: str) -> None:
         self.verdict = "changed"
         if rule not in self.rules:
-            self.rules.append(rule)
+            self.rules = [*self.rules, rule]
 
     def drop(self, rule: str, *, value: object = None, threshold: object = None, kept_id: str | None = None) -> bool:
         """Drop the row by `rule`; False when the rule is spared, which the ledger names as "restored_<rule>"."""
@@ -113,7 +118,7 @@ class Row:
             self.change(f"restored_{rule}")
             return False
         self.verdict = "dropped"
-        self.rules.append(rule)
+        self.rules = [*self.rules, rule]
         self.value = None if value is None else str(value)
         self.threshold = None if threshold is None else str(threshold)
         self.kept_id = kept_id
@@ -125,18 +130,38 @@ def failed(source: str, origin: str, family: str, message: str) -> Row:
     return Row(source, origin, family, "document", verdict="error", rules=["unreadable"], value=message)
 
 
-def identify(rows: Iterable[Row]) -> None:
+def content_hash(row: Row) -> bytes:
+    """16 bytes of blake2b over the row's source and content as read."""
+    content = [row.source, row.kind, row.text, row.label, row.words, row.tags, row.messages]
+    if row.verdict == "error":
+        content = [row.source, "error", row.origin, row.value]
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def identify(rows: Sequence[Row]) -> None:
     """Give each row its id: 16 hexadecimal digits of blake2b over source, content and how often that came before.
 
     The id does not depend on other rows or on the place in the file, so ids stay when rows are added or shuffled.
     """
-    seen: Counter[bytes] = Counter()
     for row in rows:
-        content = [row.source, row.kind, row.text, row.label, row.words, row.tags, row.messages]
-        if row.verdict == "error":
-            content = [row.source, "error", row.origin, row.value]
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        row.repeat = seen[key]
-        seen[key] += 1
-        row.row_id = hashlib.blake2b(key + row.repeat.to_bytes(8, "little"), digest_size=8).hexdigest()
+        row.identity = row.identity or content_hash(row)
+    for _, same in equal_runs([row.identity for row in rows]):
+        for repeat, number in enumerate(same):
+            row = rows[number]
+            row.repeat = repeat
+            key = row.identity + repeat.to_bytes(8, "little")
+            row.row_id = hashlib.blake2b(key, digest_size=8).hexdigest()
+
+
+def equal_runs(keys: Sequence[bytes]) -> Iterator[tuple[bytes, list[int]]]:
+    """Each 16-byte key once, and the places where it stands, ascending. Sorted, as a dictionary of lists is large."""
+    import numpy as np
+
+    if not keys:
+        return
+    halves = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    changes = np.flatnonzero((halves[order[1:]] != halves[order[:-1]]).any(1)) + 1
+    for start, end in pairwise([0, *changes.tolist(), len(order)]):
+        yield keys[order[start]], order[start:end].tolist()
