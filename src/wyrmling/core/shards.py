@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from wyrmling.core import log
+from wyrmling.core import errors, log
 from wyrmling.core.artifact import write_durably
 from wyrmling.core.errors import BadSetting, WyrmlingError
 from wyrmling.core.progress import bar
@@ -137,18 +137,9 @@ def _on_ray(work: Callable[[Any, Path], None], left: Sequence[tuple[Any, Path]],
         for answer in rows.map(one).iter_rows():
             if (problem := answer["problem"]) is not None:
                 kind, what, where, fix = problem
-                raise _error(kind)(what, where=where, fix=fix)
+                raise getattr(errors, kind)(what, where=where, fix=fix)
             done()
     finally:
         if started:
             ray.shutdown()
 
-
-def _error(name: str) -> type[WyrmlingError]:
-    return next(kind for kind in (WyrmlingError, *_below(WyrmlingError)) if kind.__name__ == name)
-
-
-def _below(kind: type[WyrmlingError]) -> Iterator[type[WyrmlingError]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from _below(one)
