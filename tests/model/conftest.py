@@ -11,8 +11,9 @@ import torch
 import transformers
 from torch import nn
 
+from wyrmling.model.design import FamilyName
 from wyrmling.model.heads import HeadName, Model
-from wyrmling.model.transformer import FamilyName, ModelConfig
+from wyrmling.model.transformer import ModelConfig
 
 VOCAB, CLASSES = 104, 5
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.model.attention import RECTANGLE_COST_TOKENS, Segments, rectangle_cuts
+from wyrmling.model.attention import RECTANGLE_COST_TOKENS, Rule, Segments, rectangle_cuts
 from wyrmling.model.heads import Model, mean_pool, stacked_parts, with_head
 from wyrmling.model.transformer import padded_vocab
 
@@ -81,14 +81,14 @@ def test_wanted_rows_are_those_rows_of_all(tiny, family, head):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.booleans())
 def test_the_layout_holds_every_token_once_and_shows_it_only_its_own_document(lengths, causal):
     segments = Segments(lengths)
-    plan = segments.plan(torch.device("cpu"), causal=causal)
+    plan = segments.plan(torch.device("cpu"))
     assert torch.equal(plan.order_P[plan.where_N], torch.arange(sum(lengths)))
     expected = torch.cat([torch.arange(n) for n in lengths])
     assert torch.equal(plan.positions_P[plan.where_N], expected)
     # With equal scores attention is a mean over what a token sees, here of its own index in binary.
     places = len(plan.order_P)
     zeros, index = torch.zeros(places, 1, 2), plan.order_P.double()[:, None, None].expand(-1, 1, 2)
-    seen = plan.attend(0, zeros.double(), zeros.double(), index)[plan.where_N, 0, 0]
+    seen = plan.attend(0, Rule(causal=causal), zeros.double(), zeros.double(), index)[plan.where_N, 0, 0]
     start = 0
     for n in lengths:
         own = torch.arange(start, start + n).double()
@@ -193,8 +193,8 @@ def test_what_cannot_work_is_refused_with_the_reason(tiny):
         tiny.config(head_dim=7)
     with pytest.raises(BadSetting, match="modernbert encoder needs"):
         tiny.config("modernbert", kv_heads=2)
-    with pytest.raises(BadSetting, match="can't have the head 'classes'"):
-        tiny.model("qwen3", "classes")
+    with pytest.raises(BadSetting, match="can't have the head 'masked'"):
+        tiny.model("qwen3", "masked")
     with pytest.raises(BadSetting, match="at least 2 classes, not 1"):
         Model(tiny.config("modernbert"), "classes", 1)
     with pytest.raises(BadInput, match="65 tokens is longer"):

@@ -11,13 +11,101 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# (layer, q_PHK, k_PGK, v_PGK) -> (P, H, K)
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+from wyrmling.model.positions import alibi_slopes
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who sees whom in a layer, and how a score is made.
+
+    causal      a token sees itself and what came before it; False: the whole document
+    reach       how many tokens away it still sees. None: any
+    scale       factor of the product of query and key. None: K^-½
+    cap         scores are bent to cap * tanh(score / cap). None: not
+    alibi       scores fall with the distance, by each head's slope; "rounded" as Falcon does
+    """
+
+    causal: bool = True
+    reach: int | None = None
+    scale: float | None = None
+    cap: float | None = None
+    alibi: Literal["exact", "rounded"] | None = None
+
+
+# (layer, its rule, q_PHK, k_PGK, v_PGK) -> (P, H, K)
+Attend = Callable[[int, Rule, Tensor, Tensor, Tensor], Tensor]
+
+
+class Masks:
+    """What each query of a layout sees among its keys, made once for each rule.
+
+    asks_BT   position of each query in its document
+    keys_T    position of each key
+    keep_BT   True where a key holds a token. None: all do
+    """
+
+    def __init__(self, asks_BT: Tensor, keys_T: Tensor, keep_BT: Tensor | None = None) -> None:
+        self.asks_BT, self.keys_T, self.keep_BT = asks_BT, keys_T, keep_BT
+        self._made: dict[tuple[Rule, int, torch.dtype], Tensor] = {}
+
+    def of(self, rule: Rule, heads: int, dtype: torch.dtype) -> Tensor:
+        """(B, 1, T, T) bool, True = sees; with ALiBi (B, H, T, T) float to add to the scores."""
+        key = (rule, heads, dtype)
+        if key not in self._made:
+            # Outside inference mode, whose tensors could not take part in training later.
+            with torch.inference_mode(False):
+                self._made[key] = self._make(rule, heads, dtype)
+        return self._made[key]
+
+    def _make(self, rule: Rule, heads: int, dtype: torch.dtype) -> Tensor:
+        distance_BTT = self.asks_BT[:, :, None] - self.keys_T
+        sees_BTT = distance_BTT >= 0 if rule.causal else torch.ones_like(distance_BTT, dtype=torch.bool)
+        if rule.reach is not None:
+            sees_BTT = sees_BTT & (distance_BTT.abs() <= rule.reach)
+        if self.keep_BT is not None:
+            # A filler place sees itself: a softmax over nothing is not a number.
+            sees_BTT = sees_BTT & self.keep_BT[:, None, :] | (distance_BTT == 0)
+        sees_B1TT = sees_BTT.unsqueeze(1)
+        if rule.alibi is None:
+            return sees_B1TT
+        asks_BHT, keys_1HT = (self._falls(rule, heads, positions) for positions in (self.asks_BT, self.keys_T[None]))
+        bias_BHTT = keys_1HT[:, :, None, :] - asks_BHT[..., None]
+        return bias_BHTT.masked_fill(~sees_B1TT, -torch.inf).to(dtype)
+
+    def _falls(self, rule: Rule, heads: int, positions_BT: Tensor) -> Tensor:
+        """Slope times position, (B, H, T) float32: their difference is what a score loses."""
+        slopes_H1 = alibi_slopes(heads).to(positions_BT.device)[:, None]
+        if rule.alibi == "exact":
+            return slopes_H1 * positions_BT[:, None, :]
+        return (slopes_H1.bfloat16() * positions_BT[:, None, :]).float() * (rule.scale or 1.0)
+
+
+def attention(
+    rule: Rule, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask: Tensor | None, *, causal: bool = False
+) -> Tensor:
+    """Softmax attention, (B, H, T, K).
+
+    mask    bool, True = sees, or float added to the scores. None: all is seen, or what came before with `causal`
+    """
+    groups = q_BHTK.shape[1] // k_BGTK.shape[1]
+    if rule.cap is None:
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BGTK, v_BGTK, attn_mask=mask, is_causal=causal, scale=rule.scale, enable_gqa=groups > 1
+        )
+    scale = q_BHTK.shape[-1] ** -0.5 if rule.scale is None else rule.scale
+    k_BHTK, v_BHTK = k_BGTK.repeat_interleave(groups, dim=1), v_BGTK.repeat_interleave(groups, dim=1)
+    scores_BHTT = rule.cap * torch.tanh((q_BHTK @ k_BHTK.mT) * (scale / rule.cap))
+    if mask is not None:
+        scores_BHTT = scores_BHTT.masked_fill(~mask, -torch.inf)
+    weights_BHTT = scores_BHTT.softmax(-1, dtype=torch.promote_types(scores_BHTT.dtype, torch.float32))
+    return weights_BHTT.to(v_BHTK.dtype) @ v_BHTK
+
 
 # What one more rectangle costs, in tokens of filler that would cost the same. Measured on 2 CPU cores at width 128:
 # about 0.3 ms per rectangle and layer (forward and backward) against 11 microseconds per token and layer.
@@ -30,8 +118,22 @@ class Rectangle:
 
     count: int
     length: int
-    attend_B11T: Tensor | None
-    """True where a place holds a token; None when all do."""
+    masks: Masks
+
+    def attend(self, rule: Rule, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor) -> Tensor:
+        """Attention of the rectangle's own places, (P, H, K)."""
+        q, k, v = (x.view(self.count, self.length, *x.shape[1:]).transpose(1, 2) for x in (q_PHK, k_PGK, v_PGK))
+        if self._all_seen(rule):
+            out = attention(rule, q, k, v, None, causal=rule.causal)
+        else:
+            out = attention(rule, q, k, v, self.masks.of(rule, q.shape[1], q.dtype))
+        return out.transpose(1, 2).flatten(0, 1)
+
+    def _all_seen(self, rule: Rule) -> bool:
+        """No mask is needed beyond causality: filler comes last, so nothing real looks at it when causal."""
+        if rule.alibi is not None or (rule.reach is not None and rule.reach < self.length - 1):
+            return False
+        return rule.cap is None if rule.causal else self.masks.keep_BT is None
 
 
 @dataclass(frozen=True)
@@ -61,7 +163,7 @@ class Segments:
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError(f"segments need at least one document of at least one token, not lengths {self.lengths}")
         self.n_tokens = sum(self.lengths)
-        self._plans: dict[tuple[torch.device, bool], Plan] = {}
+        self._plans: dict[torch.device, Plan] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -76,17 +178,16 @@ class Segments:
         lengths_S = torch.tensor(self.lengths, device=device)
         return lengths_S.cumsum(0) - lengths_S
 
-    def plan(self, device: torch.device, *, causal: bool) -> Plan:
+    def plan(self, device: torch.device) -> Plan:
         """The layout for this device, made at the first call and kept."""
-        key = (device, causal)
-        if key not in self._plans:
+        if device not in self._plans:
             # Outside inference mode, whose tensors could not take part in training later.
             with torch.inference_mode(False):
-                self._plans[key] = _plan(self, device, causal)
-        return self._plans[key]
+                self._plans[device] = _plan(self, device)
+        return self._plans[device]
 
 
-def _plan(segments: Segments, device: torch.device, causal: bool) -> Plan:
+def _plan(segments: Segments, device: torch.device) -> Plan:
     lengths_S = torch.tensor(segments.lengths)
     by_length_S = lengths_S.argsort(stable=True)
     sorted_lengths = lengths_S[by_length_S].tolist()
@@ -100,12 +201,13 @@ def _plan(segments: Segments, device: torch.device, causal: bool) -> Plan:
         orders.append((starts_S[first:last, None] + offset_BT).flatten())
         positions.append(offset_BT.flatten())
         keeps.append(keep_BT.flatten())
-        mask = None if causal or bool(keep_BT.all()) else keep_BT[:, None, None, :].to(device)
-        rectangles.append(Rectangle(last - first, longest, mask))
+        place_T = place_T.to(device)
+        masks = Masks(place_T[None], place_T, None if bool(keep_BT.all()) else keep_BT.to(device))
+        rectangles.append(Rectangle(last - first, longest, masks))
     order_P, keep_P = torch.cat(orders), torch.cat(keeps)
     where_N = torch.empty(segments.n_tokens, dtype=torch.int64)
     where_N[order_P[keep_P]] = keep_P.nonzero().squeeze(1)
-    attend = partial(_attend_rectangles, tuple(rectangles), causal)
+    attend = partial(_attend_rectangles, tuple(rectangles))
     return Plan(order_P.to(device), torch.cat(positions).to(device), where_N.to(device), attend)
 
 
@@ -135,14 +237,9 @@ def rectangle_cuts(lengths: list[int]) -> list[int]:
 
 
 def _attend_rectangles(
-    rectangles: tuple[Rectangle, ...], causal: bool, _layer: int, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor
+    rectangles: tuple[Rectangle, ...], _layer: int, rule: Rule, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor
 ) -> Tensor:
     sizes = [r.count * r.length for r in rectangles]
-    outs = []
-    for rectangle, *qkv in zip(rectangles, *(torch.split(x, sizes) for x in (q_PHK, k_PGK, v_PGK)), strict=True):
-        q, k, v = (x.unflatten(0, (rectangle.count, rectangle.length)).transpose(1, 2) for x in qkv)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=rectangle.attend_B11T, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        outs.append(out.transpose(1, 2).flatten(0, 1))
+    parts = zip(rectangles, *(torch.split(x, sizes) for x in (q_PHK, k_PGK, v_PGK)), strict=True)
+    outs = [rectangle.attend(rule, *qkv) for rectangle, *qkv in parts]
     return torch.cat(outs) if len(outs) > 1 else outs[0]

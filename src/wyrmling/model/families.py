@@ -16,8 +16,9 @@ from torch import Tensor
 
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import warn
+from wyrmling.model.design import FamilyName
 from wyrmling.model.heads import HeadName, Model, stacked_parts
-from wyrmling.model.transformer import FamilyName, ModelConfig
+from wyrmling.model.transformer import ModelConfig
 
 ARCHITECTURES: dict[str, tuple[FamilyName, HeadName]] = {
     "Qwen3ForCausalLM": ("qwen3", "next"),

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.model.attention import Segments
+from wyrmling.model.attention import Masks, Rule, Segments, attention
 from wyrmling.model.heads import Model
 from wyrmling.model.sampling import Sampling, draw
 
@@ -150,24 +149,20 @@ class Decoder:
         longest = int(position_B.max()) + 1
         self.cache.reserve(len(self.active), longest)
         slot_B = torch.arange(len(self.active), device=self.device)
-        attend_B11T = (torch.arange(longest, device=self.device) <= position_B[:, None])[:, None, None, :]
+        masks = Masks(position_B[:, None], torch.arange(longest, device=self.device))
 
-        def attend(layer: int, q_BHK: Tensor, k_BGK: Tensor, v_BGK: Tensor) -> Tensor:
+        def attend(layer: int, rule: Rule, q_BHK: Tensor, k_BGK: Tensor, v_BGK: Tensor) -> Tensor:
             keys, values = self.cache.kv[:, layer]
             keys[slot_B, :, position_B] = k_BGK
             values[slot_B, :, position_B] = v_BGK
-            out_BH1K = F.scaled_dot_product_attention(
-                q_BHK.unsqueeze(2),
-                keys[: len(slot_B), :, :longest],
-                values[: len(slot_B), :, :longest],
-                attn_mask=attend_B11T,
-                enable_gqa=q_BHK.shape[1] != k_BGK.shape[1],
-            )
+            past = slice(0, len(slot_B)), slice(None), slice(0, longest)
+            mask = masks.of(rule, q_BHK.shape[1], q_BHK.dtype)
+            out_BH1K = attention(rule, q_BHK.unsqueeze(2), keys[past], values[past], mask)
             return out_BH1K.squeeze(2)
 
         last_B = torch.tensor([s.answer[-1] for s in self.active], device=self.device)
         hidden_BD = self.model.body.final_norm(self.model.body.layers(last_B, position_B, attend))
-        return F.linear(hidden_BD, *self.model.output)
+        return self.model.project(hidden_BD)
 
     def _prefill(self) -> Tensor:
         """Logits (B, V) after the prompts that wait; they become active."""
@@ -175,18 +170,18 @@ class Decoder:
         segments = Segments([len(s.prompt) for s in new])
         tokens_N = torch.tensor([token for s in new for token in s.prompt], device=self.device)
         self.cache.reserve(first_slot + len(new), max(segments.lengths))
-        plan = segments.plan(self.device, causal=True)
+        plan = segments.plan(self.device)
         place_of_each = torch.split(plan.where_N, list(segments.lengths))
 
-        def attend(layer: int, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor) -> Tensor:
+        def attend(layer: int, rule: Rule, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor) -> Tensor:
             for slot, place_T in enumerate(place_of_each, start=first_slot):
                 self.cache.put(layer, slot, k_PGK[place_T], v_PGK[place_T])
-            return plan.attend(layer, q_PHK, k_PGK, v_PGK)
+            return plan.attend(layer, rule, q_PHK, k_PGK, v_PGK)
 
         x_PD = self.model.body.layers(tokens_N[plan.order_P], plan.positions_P, attend)
         last_B = torch.stack([place_T[-1] for place_T in place_of_each])
         self.active += new
-        return F.linear(self.model.body.final_norm(x_PD[last_B]), *self.model.output)
+        return self.model.project(self.model.body.final_norm(x_PD[last_B]))
 
     def _choose(self, logits_BV: Tensor) -> list[Token]:
         """Draw the next token of every active sequence and note it in its answer."""

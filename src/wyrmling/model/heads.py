@@ -8,6 +8,7 @@ Letters: N tokens, S documents, R wanted rows, D width, V vocabulary, C classes 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,9 +17,19 @@ from torch import Tensor, nn
 
 from wyrmling.core.errors import BadSetting
 from wyrmling.model.attention import Segments
-from wyrmling.model.transformer import Attention, FeedForward, ModelConfig, Norm, Stacked, Transformer
+from wyrmling.model.design import Activation
+from wyrmling.model.transformer import (
+    ACTIVATIONS,
+    Attention,
+    FeedForward,
+    GatedFeedForward,
+    ModelConfig,
+    Norm,
+    Stacked,
+    Transformer,
+)
 
-HeadName = Literal["next", "masked", "classes", "tags"]
+HeadName = Literal["next", "masked", "classes", "tags", "embed"]
 
 # Spread of the token embedding and of an untied output matrix at the start, and of an embedding that is both.
 # Sources: nanochat's base_train for untied; for tied, the customary 0.02 (GPT-2, ModernBERT).
@@ -34,61 +45,93 @@ class Output(NamedTuple):
     bias_V: Tensor | None
 
 
-class NextToken(nn.Module):
-    """The token after each token. The matrix is the body's embedding when tied."""
+@dataclass(frozen=True)
+class HeadDesign:
+    """What a head does before its matrix: take one vector per document, a dense layer, a norm."""
 
-    name: HeadName = "next"
+    pool: Literal["first", "mean", "last"] | None = None
+    """What stands for the document. None: every token for itself."""
+    dense: Activation | Literal["tanh"] | None = None
+    """Activation of the dense layer; None: no such layer."""
+    dense_bias: bool = True
+    norm: bool = False
+    bias: bool = False
+    """The output matrix has a bias."""
 
-    def __init__(self, config: ModelConfig, n_out: int) -> None:
+
+MODERN = HeadDesign(dense="gelu", dense_bias=False, norm=True, bias=True)
+
+
+def head_design(config: ModelConfig, head: HeadName) -> HeadDesign:
+    """The head as the family's published models have it.
+
+    Raises   BadSetting when the family and the head do not fit
+    """
+    if config.causal != (head == "next") and head in ("next", "masked"):
+        raise BadSetting(
+            f"a {config.family} model can't have the head {head!r}",
+            fix="decoders predict the next token, encoders (modernbert, bert) predict masked tokens",
+        )
+    if head == "embed":
+        return HeadDesign(pool=config.pooling or "mean", dense="tanh" if config.pooler else None)
+    if config.causal:
+        pool = (config.pooling or "last") if head == "classes" else None
+        return HeadDesign(pool=pool, bias=head == "tags")
+    if config.family == "modernbert":
+        return replace(MODERN, pool=(config.pooling or "mean") if head == "classes" else None)
+    if head == "masked":
+        return HeadDesign(dense=config.switches.activation, norm=True, bias=True)
+    if head == "tags":
+        return HeadDesign(bias=True)
+    return HeadDesign(
+        pool=config.pooling or "first", dense="relu" if config.family == "distilbert" else "tanh", bias=True
+    )
+
+
+class Head(nn.Module):
+    """What goes into the output matrix, and that matrix unless it is the body's embedding."""
+
+    def __init__(self, config: ModelConfig, name: HeadName, n_out: int) -> None:
         super().__init__()
-        self.weight = None if config.tied else nn.Parameter(torch.empty(n_out, config.width))
-        self.bias = None
+        self.name, self.design = name, head_design(config, name)
+        width = config.width
+        self.dense = nn.Linear(width, width, bias=self.design.dense_bias) if self.design.dense else None
+        self.norm = Norm(width, config) if self.design.norm else None
+        of_body = name == "embed" or (name in ("next", "masked") and config.tied)
+        self.weight = None if of_body else nn.Parameter(torch.empty(n_out, width))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if self.design.bias else None
+        self.dropout = config.dropout if name in ("classes", "tags") and not config.causal else 0.0
 
     def forward(self, hidden_RD: Tensor) -> Tensor:
-        return hidden_RD
-
-
-class Prediction(nn.Module):
-    """A dense layer with GELU and a norm before the matrix, as in ModernBERT, for masked tokens, classes and tags."""
-
-    def __init__(self, config: ModelConfig, n_out: int, name: HeadName) -> None:
-        super().__init__()
-        self.name = name
-        self.dense = nn.Linear(config.width, config.width, bias=False)
-        self.norm = Norm(config.width, config)
-        tied = name == "masked" and config.tied
-        self.weight = None if tied else nn.Parameter(torch.empty(n_out, config.width))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.dropout = config.dropout if name != "masked" else 0.0
-
-    def forward(self, hidden_RD: Tensor) -> Tensor:
-        out_RD: Tensor = self.norm(F.gelu(self.dense(hidden_RD)))
-        return F.dropout(out_RD, self.dropout) if self.training and self.dropout else out_RD
+        if self.name == "embed":
+            return F.normalize(hidden_RD, dim=-1)
+        if self.dense is not None:
+            activation = torch.tanh if self.design.dense == "tanh" else ACTIVATIONS[self.design.dense or "gelu"]
+            hidden_RD = activation(self.dense(hidden_RD))
+        if self.norm is not None:
+            hidden_RD = self.norm(hidden_RD)
+        return F.dropout(hidden_RD, self.dropout) if self.training and self.dropout else hidden_RD
 
 
 class Model(nn.Module):
     """A transformer with one head, ready after construction.
 
-    head       next | masked | classes | tags
-    n_classes  classes or tags; not used by the two token heads
+    head       next | masked | classes | tags | embed
+    n_classes  classes or tags; not used by the other heads
     seed       of the starting weights. None leaves them as allocated, for weights that are loaded next
     Raises     BadSetting when the family and the head do not fit
     """
 
     def __init__(self, config: ModelConfig, head: HeadName, n_classes: int = 0, *, seed: int | None = 0) -> None:
         super().__init__()
-        if config.causal != (head == "next"):
-            raise BadSetting(
-                f"a {config.family} model can't have the head {head!r}",
-                fix="decoders (qwen3, llama) predict the next token; encoders (modernbert) predict masked tokens, "
-                "classes and tags",
-            )
         if head in ("classes", "tags") and n_classes < 2:
             raise BadSetting(f"the head {head!r} needs at least 2 classes, not {n_classes}")
         self.config = config
         self.body = Transformer(config)
         n_out = config.vocab_size if head in ("next", "masked") else n_classes
-        self.head = NextToken(config, n_out) if head == "next" else Prediction(config, n_out, head)
+        self.head = Head(config, head, n_out)
+        # The output matrix of a model that was quantised for inference, see quantize.py.
+        self.packed_output: nn.Module | None = None
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
             _start_body(self.body, generator)
@@ -100,30 +143,57 @@ class Model(nn.Module):
 
     @property
     def n_out(self) -> int:
-        """Logits per row: embedding rows, classes or tags."""
-        return len(self.output.weight_VD)
+        """Values per row: embedding rows, classes, tags, or the width of a text embedding."""
+        return self.config.width if self.head_name == "embed" else len(self.output.weight_VD)
 
     @property
     def output(self) -> Output:
+        """Raises BadSetting for a model that gives text embeddings: it has no such matrix."""
+        if self.head_name == "embed":
+            raise BadSetting(
+                "a model without a head gives text embeddings, not predictions",
+                fix="train it first, for example with the objective classify or tag",
+            )
         weight = self.body.embedding.weight if self.head.weight is None else self.head.weight
         return Output(weight, self.head.bias)
 
     def features(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
-        """What the output matrix is applied to, (R, D).
+        """What the output matrix is applied to, (R, D); for the head embed the text embeddings, of length 1.
 
-        rows_R   int64 indices of the wanted tokens (for classes: of the wanted documents). None: all of them
+        rows_R   int64 indices of the wanted tokens (for classes and embed: of the wanted documents). None: all of them
         """
-        if self.head_name == "classes":
+        if self.head.design.pool is None:
+            hidden = self.body(tokens_N, segments, rows_R)
+        elif self.head.design.pool == "mean":
             hidden = mean_pool(self.body(tokens_N, segments), segments)
             hidden = hidden if rows_R is None else hidden[rows_R]
         else:
-            hidden = self.body(tokens_N, segments, rows_R)
+            where_S = segments.starts_S(tokens_N.device)
+            if self.head.design.pool == "last":
+                where_S = where_S + torch.tensor(segments.lengths, device=tokens_N.device) - 1
+            hidden = self.body(tokens_N, segments, where_S if rows_R is None else where_S[rows_R])
         features: Tensor = self.head(hidden)
         return features
 
+    def project(self, features_RD: Tensor) -> Tensor:
+        """Logits of features, (R, V) or (R, C)."""
+        packed = self.packed_output
+        logits = F.linear(features_RD, *self.output) if packed is None else packed(features_RD)
+        cap = self.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Next-token logits stay below this; None: as they come."""
+        return self.config.logit_cap if self.head_name == "next" else None
+
     def logits(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
-        """(R, V) per token for next and masked; (R, C) per token for tags; (R, C) per document for classes."""
-        return F.linear(self.features(tokens_N, segments, rows_R), *self.output)
+        """(R, V) per token for next and masked; (R, C) per token for tags; (R, C) per document for classes.
+
+        For embed (R, D) per document: the text embeddings.
+        """
+        features = self.features(tokens_N, segments, rows_R)
+        return features if self.head_name == "embed" else self.project(features)
 
     forward = logits
 
@@ -143,12 +213,14 @@ def with_head(
 
     config   other training settings such as dropout. None: the model's own
     """
-    new = Model(config or model.config, head, n_classes, seed=seed)
+    new = Model(replace(config or model.config, pooler=False, pooling=None), head, n_classes, seed=seed)
     new.body.load_state_dict(model.body.state_dict(), assign=True)
-    if isinstance(new.head, Prediction) and isinstance(model.head, Prediction):
-        # The dense layer and norm learned for masked tokens are a better start than random ones.
-        new.head.dense.load_state_dict(model.head.dense.state_dict())
-        new.head.norm.load_state_dict(model.head.norm.state_dict())
+    ours, theirs = new.head, model.head
+    if (ours.design.dense, ours.design.norm) == (theirs.design.dense, theirs.design.norm):
+        # What the dense layer and norm learned for the other head is a better start than random weights.
+        for mine, learned in ((ours.dense, theirs.dense), (ours.norm, theirs.norm)):
+            if mine is not None and learned is not None:
+                mine.load_state_dict(learned.state_dict())
     return new
 
 
@@ -162,18 +234,26 @@ def _start_body(body: Transformer, generator: torch.Generator) -> None:
             module.out.weight.zero_()
             for norm in (module.q_norm, module.k_norm):
                 if isinstance(norm, Norm):
-                    norm.weight.fill_(QK_SCALE)
-        elif isinstance(module, FeedForward):
-            _uniform(module.gate_up.weight, FFN_SCALE * config.width**-0.5, generator)
+                    norm.weight.fill_(QK_SCALE - 1 if norm.offset else QK_SCALE)
+        elif isinstance(module, GatedFeedForward | FeedForward):
+            first = module.gate_up if isinstance(module, GatedFeedForward) else module.up
+            _uniform(first.weight, FFN_SCALE * config.width**-0.5, generator)
             module.down.weight.zero_()
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.zero_()
+    for table in (body.positions, body.token_types):
+        if table is not None:
+            table.weight.normal_(0.0, TIED_STD, generator=generator)
     body.embedding.weight.normal_(0.0, TIED_STD if config.tied else EMBEDDING_STD, generator=generator)
 
 
 @torch.no_grad()
 def _start_head(model: Model, generator: torch.Generator) -> None:
     head = model.head
-    if isinstance(head, Prediction):
+    if head.dense is not None:
         _uniform(head.dense.weight, model.config.width**-0.5, generator)
+        if head.dense.bias is not None:
+            head.dense.bias.zero_()
     if head.weight is not None:
         head.weight.normal_(0.0, OUTPUT_STD if head.name in ("next", "masked") else TIED_STD, generator=generator)
 

@@ -1,13 +1,16 @@
-"""The transformer: one pre-norm stack that is a decoder or an encoder by its family's switches.
+"""The transformer: one stack that is any of the known decoders and encoders, by its family's switches.
 
 It takes the tokens of many documents laid end to end, `tokens_N`, and `Segments` that say where each document ends.
-Nothing is padded at this interface; a document never sees another. Heads are in heads.py, file names in families.py.
+Nothing is padded at this interface; a document never sees another. The switches are in design.py, rotary positions in
+positions.py, who sees whom in attention.py, heads in heads.py, file names in families.py.
 
-Letters after a name are its shape: N tokens, D width, H heads, G key/value heads, K head width, F feed-forward width.
+Letters after a name are its shape: N tokens, P places, D width, H heads, G key/value heads, K head width,
+F feed-forward width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,33 +19,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.model.attention import Attend, Segments
+from wyrmling.model.attention import Attend, Rule, Segments
+from wyrmling.model.design import FAMILIES, Activation, Design, FamilyName
 from wyrmling.model.kernels import rms_norm
+from wyrmling.model.positions import Rope, Scaling, rotate
 
-FamilyName = Literal["qwen3", "llama", "modernbert"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 @dataclass(frozen=True)
-class Family:
-    """What sets one kind of transformer apart from another."""
+class Local:
+    """Layers that see only their neighbourhood.
 
-    causal: bool
-    """A token sees itself and what came before it; False: the whole document."""
-    norm: Literal["rms", "layer"]
-    """RMSNorm, or LayerNorm without bias."""
-    qk_norm: bool
-    """RMSNorm over each query and key head, before the rotation."""
-    embedding_norm: bool
-    """A norm right after the embedding; the first block then has none before its attention."""
-    gate: Literal["silu", "gelu"]
-    """Activation of the gated feed-forward layer: SwiGLU or (erf) GeGLU."""
+    reach    how many tokens away they see
+    layers   which they are, one truth value per layer
+    theta    their own base of the rotary angles, without scaling. None: that of the other layers
+    """
 
-
-FAMILIES: dict[FamilyName, Family] = {
-    "qwen3": Family(causal=True, norm="rms", qk_norm=True, embedding_norm=False, gate="silu"),
-    "llama": Family(causal=True, norm="rms", qk_norm=False, embedding_norm=False, gate="silu"),
-    "modernbert": Family(causal=False, norm="layer", qk_norm=False, embedding_norm=True, gate="gelu"),
-}
+    reach: int
+    layers: tuple[bool, ...]
+    theta: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,29 @@ class ModelConfig:
     norm_eps: float = 1e-5
     tied: bool = False
     """The embedding is also the output matrix."""
+    design: Design | None = None
+    """The switches, where a model has others than its family usually. None: the family's."""
+    rope_fraction: float = 1.0
+    """Share of each head's dimensions that turn."""
+    rope_scaling: Scaling | None = None
+    no_rope_layers: tuple[int, ...] = ()
+    """Layers without positions (SmolLM3)."""
+    local: Local | None = None
+    """Layers with a sliding window. None: every layer sees the whole document."""
+    position_offset: int = 0
+    """Rows of the position table before the first position (RoBERTa)."""
+    token_types: int = 0
+    """Rows of BERT's table of token types; every token has the first."""
+    attention_scale: float | None = None
+    """Factor of the attention scores. None: one over the square root of the head width."""
+    attention_cap: float | None = None
+    """Attention scores are bent to stay below this (Gemma 2)."""
+    logit_cap: float | None = None
+    """Next-token logits are bent to stay below this (Gemma 2)."""
+    pooling: Literal["first", "mean", "last"] | None = None
+    """What stands for a document when it is classified. None: as the family does."""
+    pooler: bool = False
+    """A dense layer on the first token travels with a bare encoder (BERT)."""
     dropout: float = 0.0
     """Share of hidden values dropped while training; not part of a saved model."""
     tokens: int | None = None
@@ -77,9 +101,9 @@ class ModelConfig:
                 f"model.heads = {self.heads} is not a multiple of model.kv_heads = {self.kv_heads}",
                 fix="choose kv_heads that divides heads",
             )
-        if self.head_dim % 2:
+        if self.rope_width % 2:
             raise BadSetting(
-                f"head width {self.head_dim} is odd; rotary positions need pairs",
+                f"head width {self.rope_width} is odd; rotary positions need pairs",
                 fix="choose model.width and model.heads so that width / heads is even",
             )
         if self.family == "modernbert" and (self.kv_heads != self.heads or self.heads * self.head_dim != self.width):
@@ -90,12 +114,41 @@ class ModelConfig:
             )
 
     @property
-    def switches(self) -> Family:
-        return FAMILIES[self.family]
+    def switches(self) -> Design:
+        return self.design or FAMILIES[self.family]
 
     @property
     def causal(self) -> bool:
         return self.switches.causal
+
+    @property
+    def rope_width(self) -> int:
+        """Dimensions of each head that turn."""
+        return int(self.head_dim * self.rope_fraction)
+
+    def is_local(self, layer: int) -> bool:
+        return self.local is not None and self.local.layers[layer]
+
+    def rule(self, layer: int) -> Rule:
+        """Who sees whom in a layer."""
+        positions = self.switches.positions
+        # Falcon's slopes are scaled together with the scores, so the factor is spelled out.
+        scale = self.head_dim**-0.5 if positions == "alibi_rounded" else self.attention_scale
+        return Rule(
+            causal=self.causal,
+            reach=self.local.reach if self.local is not None and self.local.layers[layer] else None,
+            scale=scale,
+            cap=self.attention_cap,
+            alibi={"alibi": "exact", "alibi_rounded": "rounded"}.get(positions),  # type: ignore[arg-type]
+        )
+
+    def rope(self, layer: int) -> Rope | None:
+        """The rotary positions of a layer; None where it has none."""
+        if self.switches.positions != "rope" or layer in self.no_rope_layers:
+            return None
+        if self.local is not None and self.local.layers[layer] and self.local.theta is not None:
+            return Rope(self.local.theta, self.rope_width)
+        return Rope(self.rope_theta, self.rope_width, self.rope_scaling)
 
 
 def padded_vocab(tokens: int) -> int:
@@ -104,66 +157,82 @@ def padded_vocab(tokens: int) -> int:
 
 
 class Norm(nn.Module):
-    """RMSNorm or LayerNorm without bias over the last dimension."""
+    """RMSNorm or LayerNorm over the last dimension."""
 
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.rms = config.switches.norm == "rms"
+        design = config.switches
+        self.rms, self.offset, self.wide = design.norm == "rms", design.norm_offset, design.norm_in_float32
+        self.weight = nn.Parameter(torch.zeros(width) if self.offset else torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if design.norm_bias else None
         self.eps = config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.rms:
-            return rms_norm(x, self.weight, self.eps)
-        return F.layer_norm(x, self.weight.shape, self.weight, None, self.eps)
+        if not self.rms:
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        weight = 1.0 + self.weight.float() if self.offset else self.weight
+        if self.wide:
+            exact = torch.promote_types(x.dtype, torch.float32)
+            return rms_norm(x.to(exact), weight.to(exact), self.eps).to(x.dtype)
+        return rms_norm(x, weight, self.eps)
+
+
+class HeadsNorm(Norm):
+    """A norm over all heads of a token as one vector, (N, H, K) in and out."""
+
+    def forward(self, x_NHK: Tensor) -> Tensor:
+        return super().forward(x_NHK.flatten(1)).view_as(x_NHK)
 
 
 class Stacked(nn.Linear):
-    """Several bias-free linear layers of one input as one matrix; `parts` are the output sizes, in row order."""
+    """Several linear layers of one input as one matrix; `parts` are the output sizes, in row order."""
 
-    def __init__(self, width: int, parts: tuple[int, ...]) -> None:
-        super().__init__(width, sum(parts), bias=False)
+    def __init__(self, width: int, parts: tuple[int, ...], *, bias: bool = False) -> None:
+        super().__init__(width, sum(parts), bias=bias)
         self.parts = parts
 
 
-def rotate(x_NHK: Tensor, cos_N1k: Tensor, sin_N1k: Tensor) -> Tensor:
-    """Rotary positions in the halves layout: dimension i turns together with dimension i + K/2 (k = K/2).
-
-    Source   Su et al. 2021, RoFormer (arXiv 2104.09864); halves as in GPT-NeoX and Llama checkpoints
-    """
-    first, second = x_NHK.chunk(2, dim=-1)
-    return torch.cat((first * cos_N1k - second * sin_N1k, second * cos_N1k + first * sin_N1k), dim=-1)
+# Cosines and sines of a layer's angles; None: the layer has no rotary positions.
+Rotation = tuple[Tensor, Tensor] | None
 
 
 class Attention(nn.Module):
     """Grouped-query self-attention; which tokens see each other is the business of `attend`."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        design = config.switches
+        self.layer, self.rule = layer, config.rule(layer)
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        kv = config.kv_heads * config.head_dim
-        self.qkv = Stacked(config.width, (config.heads * config.head_dim, kv, kv))
-        self.out = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
-        qk_norm = config.switches.qk_norm
-        self.q_norm = Norm(config.head_dim, config) if qk_norm else nn.Identity()
-        self.k_norm = Norm(config.head_dim, config) if qk_norm else nn.Identity()
+        q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.qkv = Stacked(config.width, (q, kv, kv), bias=design.qkv_bias)
+        self.out = nn.Linear(q, config.width, bias=design.out_bias)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if design.qk_norm == "head":
+            self.q_norm, self.k_norm = Norm(config.head_dim, config), Norm(config.head_dim, config)
+        elif design.qk_norm == "whole":
+            self.q_norm, self.k_norm = HeadsNorm(q, config), HeadsNorm(kv, config)
 
-    def forward(self, x_ND: Tensor, rope: tuple[Tensor, Tensor], layer: int, attend: Attend) -> Tensor:
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         heads_NHK = self.qkv(x_ND).view(len(x_ND), -1, self.head_dim)
         q_NHK, k_NGK, v_NGK = torch.split(heads_NHK, [self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q_NHK, k_NGK = rotate(self.q_norm(q_NHK), *rope), rotate(self.k_norm(k_NGK), *rope)
-        out_ND: Tensor = self.out(attend(layer, q_NHK, k_NGK, v_NGK).flatten(1))
+        q_NHK, k_NGK = self.q_norm(q_NHK), self.k_norm(k_NGK)
+        if rotation is not None:
+            q_NHK, k_NGK = rotate(q_NHK, *rotation), rotate(k_NGK, *rotation)
+        out_ND: Tensor = self.out(attend(self.layer, self.rule, q_NHK, k_NGK, v_NGK).flatten(1))
         return out_ND
 
 
-class FeedForward(nn.Module):
-    """Gated feed-forward layer: the activated half of the first matrix times its other half, then back to the width."""
+class GatedFeedForward(nn.Module):
+    """The activated half of the first matrix times its other half, then back to the width."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = Stacked(config.width, (config.ffn, config.ffn))
-        self.down = nn.Linear(config.ffn, config.width, bias=False)
-        self.activation = F.silu if config.switches.gate == "silu" else F.gelu
+        bias = config.switches.ffn_bias
+        self.gate_up = Stacked(config.width, (config.ffn, config.ffn), bias=bias)
+        self.down = nn.Linear(config.ffn, config.width, bias=bias)
+        self.activation = ACTIVATIONS[config.switches.activation]
 
     def forward(self, x_ND: Tensor) -> Tensor:
         gate_NF, up_NF = self.gate_up(x_ND).chunk(2, dim=-1)
@@ -171,25 +240,77 @@ class FeedForward(nn.Module):
         return out_ND
 
 
+class FeedForward(nn.Module):
+    """One activated layer, then back to the width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        bias = config.switches.ffn_bias
+        self.up = nn.Linear(config.width, config.ffn, bias=bias)
+        self.down = nn.Linear(config.ffn, config.width, bias=bias)
+        self.activation = ACTIVATIONS[config.switches.activation]
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        out_ND: Tensor = self.down(self.activation(self.up(x_ND)))
+        return out_ND
+
+
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each on a normed copy of the stream and added to it."""
+    """One layer: attention, then feed-forward, each added to the stream.
+
+    The norms stand before (pre), after (output) or on both sides (sandwich) of what is added.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer
-        normed_already = config.switches.embedding_norm and layer == 0
-        self.attention_norm = nn.Identity() if normed_already else Norm(config.width, config)
-        self.attention = Attention(config)
-        self.ffn_norm = Norm(config.width, config)
-        self.ffn = FeedForward(config)
+        design = config.switches
+        before = design.block != "output"
+        after = design.block in ("output", "sandwich")
+        self.attention_norm = self._norm(config, before and (design.first_norm or layer > 0))
+        self.attention = Attention(config, layer)
+        self.attention_out_norm = self._norm(config, after)
+        self.ffn_norm = self._norm(config, before and not design.shared_norm)
+        self.ffn = GatedFeedForward(config) if design.gated else FeedForward(config)
+        self.ffn_out_norm = self._norm(config, after)
         self.dropout = config.dropout
 
-    def forward(self, x_ND: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        x_ND = x_ND + self._drop(self.attention(self.attention_norm(x_ND), rope, self.layer, attend))
-        return x_ND + self._drop(self.ffn(self.ffn_norm(x_ND)))
+    @staticmethod
+    def _norm(config: ModelConfig, present: bool) -> nn.Module:
+        return Norm(config.width, config) if present else nn.Identity()
 
-    def _drop(self, x_ND: Tensor) -> Tensor:
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        attended_ND = self.attention(self.attention_norm(x_ND), rotation, attend)
+        x_ND = x_ND + self.drop(self.attention_out_norm(attended_ND))
+        return x_ND + self.drop(self.ffn_out_norm(self.ffn(self.ffn_norm(x_ND))))
+
+    def drop(self, x_ND: Tensor) -> Tensor:
         return F.dropout(x_ND, self.dropout) if self.training and self.dropout else x_ND
+
+
+class ParallelBlock(Block):
+    """Attention and feed-forward read the same stream; both are added at once (GPT-J, PaLM, Falcon, Pythia)."""
+
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        normed_ND = self.attention_norm(x_ND)
+        for_ffn_ND = normed_ND if isinstance(self.ffn_norm, nn.Identity) else self.ffn_norm(x_ND)
+        return x_ND + self.drop(self.attention(normed_ND, rotation, attend)) + self.drop(self.ffn(for_ffn_ND))
+
+
+class PostNormBlock(Block):
+    """Each norm is over the stream after the sum, as in the first transformers (BERT)."""
+
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        x_ND = self.attention_norm(x_ND + self.drop(self.attention(x_ND, rotation, attend)))
+        out_ND: Tensor = self.ffn_norm(x_ND + self.drop(self.ffn(x_ND)))
+        return out_ND
+
+
+BLOCKS = {"pre": Block, "sandwich": Block, "output": Block, "post": PostNormBlock, "parallel": ParallelBlock}
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    # heads.py starts the weights. nn.Embedding's own start, on the meta device, imports torch's compiler (seconds).
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Transformer(nn.Module):
@@ -198,14 +319,16 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # heads.py starts the weights. nn.Embedding's own start, on the meta device, imports torch's compiler (seconds).
-        self.embedding = nn.Embedding(
-            config.vocab_size, config.width, _weight=torch.empty(config.vocab_size, config.width)
-        )
-        self.embedding_norm = Norm(config.width, config) if config.switches.embedding_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.final_norm = Norm(config.width, config)
-        self.rope_table: tuple[Tensor, Tensor] | None = None
+        design, width = config.switches, config.width
+        self.embedding = _table(config.vocab_size, width)
+        learned = design.positions == "learned"
+        self.positions = _table(config.context + config.position_offset, width) if learned else None
+        self.token_types = _table(config.token_types, width) if config.token_types else None
+        self.embedding_norm = Norm(width, config) if design.embedding_norm else nn.Identity()
+        block = BLOCKS[design.block]
+        self.blocks = nn.ModuleList(block(config, layer) for layer in range(config.layers))
+        self.final_norm = Norm(width, config) if design.final_norm else nn.Identity()
+        self.ropes = [config.rope(layer) for layer in range(config.layers)]
 
     def forward(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm, (N, D), in the order of the tokens; (R, D) when `rows_R` is given.
@@ -221,7 +344,7 @@ class Transformer(nn.Module):
                 f"{self.config.context}",
                 fix="shorten or split the document",
             )
-        plan = segments.plan(tokens_N.device, causal=self.config.causal)
+        plan = segments.plan(tokens_N.device)
         x_PD = self.layers(tokens_N[plan.order_P], plan.positions_P, plan.attend)
         wanted = plan.where_N if rows_R is None else plan.where_N[rows_R]
         hidden: Tensor = self.final_norm(x_PD.index_select(0, wanted))
@@ -229,19 +352,21 @@ class Transformer(nn.Module):
 
     def layers(self, tokens_P: Tensor, positions_P: Tensor, attend: Attend) -> Tensor:
         """The stream after the last block, before the final norm: (P, D) for any layout `attend` understands."""
-        rope = self.rope(positions_P)
-        x_PD: Tensor = self.embedding_norm(self.embedding(tokens_P))
-        for block in self.blocks:
-            x_PD = block(x_PD, rope, attend)
+        rotations = {rope: rope.rotation(positions_P) for rope in self.ropes if rope is not None}
+        x_PD = self.embed(tokens_P, positions_P)
+        for block, rope in zip(self.blocks, self.ropes, strict=True):
+            x_PD = block(x_PD, None if rope is None else rotations[rope], attend)
         return x_PD
 
-    def rope(self, positions_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotation at each position, both (P, 1, K/2) float32."""
-        if self.rope_table is None or self.rope_table[0].device != positions_P.device:
-            # Outside inference mode, whose tensors could not take part in training later.
-            with torch.inference_mode(False):
-                exponents_k = -torch.arange(0, self.config.head_dim, 2).float() / self.config.head_dim
-                angles_Tk = torch.arange(self.config.context).float()[:, None] * self.config.rope_theta**exponents_k
-                self.rope_table = (angles_Tk.cos().to(positions_P.device), angles_Tk.sin().to(positions_P.device))
-        cos_Tk, sin_Tk = self.rope_table
-        return cos_Tk[positions_P].unsqueeze(1), sin_Tk[positions_P].unsqueeze(1)
+    def embed(self, tokens_P: Tensor, positions_P: Tensor) -> Tensor:
+        """The stream before the first block: each token's row, with what the family adds to it."""
+        x_PD: Tensor = self.embedding(tokens_P)
+        if self.config.switches.embedding_scale:
+            # Rounded to the precision of the weights first, as Gemma was trained.
+            x_PD = x_PD * torch.tensor(self.config.width**0.5, dtype=x_PD.dtype, device=x_PD.device)
+        if self.token_types is not None:
+            x_PD = x_PD + self.token_types.weight[0]
+        if self.positions is not None:
+            x_PD = x_PD + self.positions(positions_P + self.config.position_offset)
+        normed: Tensor = self.embedding_norm(x_PD)
+        return normed
