@@ -64,7 +64,7 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
              CorruptArtifact when a file can't be read or holds values that are not finite
     """
     folder = locate(path)
-    described = families.read_config(_read_json(folder / CONFIG), where=folder / CONFIG)
+    described = families.read_config(read_json(folder / CONFIG), where=folder / CONFIG)
     known = about(folder)
     if known is not None:
         described = described._replace(config=replace(described.config, tokens=known.tokens))
@@ -88,7 +88,7 @@ def about(path: Path) -> About | None:
     file = locate(path) / ABOUT
     if not file.is_file():
         return None
-    raw = _read_json(file)
+    raw = read_json(file)
     known = {f.name for f in fields(About)}
     try:
         return About(**{key: value for key, value in raw.items() if key in known})
@@ -115,10 +115,10 @@ def save(model: Model, folder: Path, tokenizer_folder: Path | None, about: About
             "sep_token_id": special_ids.get("eos_token_id"),
         }
     config = families.write_config(model, labels=about.labels or about.tags, special_ids=special_ids)
-    _write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, config)
     if not encoder:
-        _write_json(folder / GENERATION, {"_from_model_config": True} | special_ids)
-    _write_json(folder / ABOUT, asdict(replace(about, tokens=model.config.tokens)))
+        write_json(folder / GENERATION, {"_from_model_config": True} | special_ids)
+    write_json(folder / ABOUT, asdict(replace(about, tokens=model.config.tokens)))
     write_tensors(folder / WEIGHTS, families.write_weights(model))
 
 
@@ -166,7 +166,7 @@ def _special_ids(folder: Path) -> dict[str, int | None]:
     """bos, eos and pad ids by the tokenizer's own files; None where it has no such token."""
     if not (folder / "tokenizer_config.json").is_file() or not (folder / "tokenizer.json").is_file():
         return {}
-    settings, tokenizer = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "tokenizer.json")
+    settings, tokenizer = read_json(folder / "tokenizer_config.json"), read_json(folder / "tokenizer.json")
     ids: dict[str, int] = dict(tokenizer["model"]["vocab"]) if isinstance(tokenizer["model"]["vocab"], dict) else {}
     ids |= {added["content"]: added["id"] for added in tokenizer.get("added_tokens", [])}
     found: dict[str, int | None] = {}
@@ -177,7 +177,8 @@ def _special_ids(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CorruptArtifact when there is none."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -191,5 +192,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     return raw
 
 
-def _write_json(file: Path, value: dict[str, Any]) -> None:
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
     write_durably(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
