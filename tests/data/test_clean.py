@@ -17,7 +17,6 @@ from wyrmling.data.clean import (
     clean_text,
     drop_boilerplate,
     drop_running_heads,
-    matching_form,
     repair_surrogates,
 )
 from wyrmling.data.rows import Row
@@ -109,22 +108,6 @@ def test_heads_feet_and_page_numbers_go_but_repeated_content_stays() -> None:
     few = [row("Handbook\ntext", "pdf") for _ in range(4)]
     drop_running_heads(few)
     assert few[0].text == "Handbook\ntext"
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("Where is my card?", "where is MY card", True),
-        ("Straße", "STRASSE", True),
-        ("pay 5", "pay 50", False),
-        ("great 😀", "great 😡", False),
-        (":)", ":(", False),
-        ("कि", "की", False),
-        ("“Yes” – no…", "yes no", True),
-    ],
-)
-def test_the_matching_form_ignores_case_and_punctuation_only(one: str, other: str, same: bool) -> None:
-    assert (matching_form(one) == matching_form(other)) is same
 
 
 def pages(texts: list[str], family: str = "html") -> list[Row]:

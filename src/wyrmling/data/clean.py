@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -207,21 +206,3 @@ def _without_lines(text: str, repeated: set[str]) -> str:
     return BLANK_LINES.sub(
         "\n\n", "\n".join(line for line in text.split("\n") if _line_form(line) not in repeated)
     ).strip()
-
-
-@lru_cache(maxsize=1)
-def _punctuation() -> dict[int, str]:
-    return {code: " " for code in range(0x20000) if unicodedata.category(chr(code)).startswith("P")}
-
-
-ASCII_PUNCTUATION = str.maketrans(dict.fromkeys("!\"#%&'()*,-./:;?@[\\]_{}", " "))
-
-
-def matching_form(text: str) -> str:
-    """The form in which two texts count as the same: case-folded, punctuation as spaces, single spaces.
-
-    Digits, accents and symbols stay: "pay 5" is not "pay 50", and a smiley may be all that tells two labels apart.
-    Text of nothing but punctuation stays as it is.
-    """
-    form = text.casefold().translate(ASCII_PUNCTUATION if text.isascii() else _punctuation())
-    return " ".join(form.split()) or " ".join(text.split())

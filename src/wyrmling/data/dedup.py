@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from wyrmling.data.clean import matching_form
+from wyrmling.data.matching import matching_form, word_hashes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +24,8 @@ SHINGLE_WORDS = 5
 # 14 bands of 8 rows, as FineWeb (arXiv 2406.17557): a pair of Jaccard 0.75 becomes a candidate with probability
 # 1 - (1 - 0.75^8)^14 = 0.77, one of 0.85 with 0.99.
 BANDS, BAND_ROWS = 14, 8
-# Signatures of about this many shingles are made at once, which bounds the memory.
-CHUNK_SHINGLES = 1_000_000
+# Signatures of about this many shingles are made at once: half a megabyte, which the processor's cache holds.
+CHUNK_SHINGLES = 2**16
 # Pairs that were compared in vain are remembered up to this many; beyond, some are compared again.
 TRIED_PAIRS = 1_000_000
 # A text of fewer than 5 words has no shingle: no minimum, which is written as the largest number.
@@ -110,18 +110,15 @@ def _mix(columns: Iterable[Hashes]) -> Hashes:
 
 def shingle_hashes(text: str) -> Hashes:
     """The text's set of 5-word shingles as 64-bit hashes: sorted, unique, empty for fewer than 5 words."""
-    return _shingles(split_words(text), {})
-
-
-def _shingles(words: Sequence[str], known: dict[str, int]) -> Hashes:
     import numpy as np
 
-    return np.unique(mix_runs(hash_words(words, known), SHINGLE_WORDS))
+    runs = np.sort(mix_runs(word_hashes(text), SHINGLE_WORDS))
+    return runs[np.concatenate(([True], runs[1:] != runs[:-1]))] if len(runs) else runs
 
 
 def signature(hashes: Hashes) -> Signatures:
     """The 112 minima of one set of shingles, uint32: `min((a[k] * x + b[k]) >> 32)` with odd a[k]."""
-    (minima,) = signatures([hashes])
+    minima: Signatures = signatures([hashes])[0]
     return minima
 
 
@@ -148,10 +145,14 @@ def _minima(sets: Sequence[Hashes]) -> Signatures:
     flat = np.concatenate(sets)
     offsets = np.cumsum([0, *(len(hashes) for hashes in sets[:-1])])
     a, b = _multipliers()
-    minima = np.empty((len(sets), len(a)), np.uint32)
+    minima = np.empty((len(a), len(sets)), np.uint64)
+    values = np.empty_like(flat)
     for k in range(len(a)):
-        minima[:, k] = np.minimum.reduceat(((flat * a[k] + b[k]) >> np.uint64(32)).astype(np.uint32), offsets)
-    return minima
+        np.multiply(flat, a[k], out=values)
+        np.add(values, b[k], out=values)
+        np.minimum.reduceat(values, offsets, out=minima[k])
+    # The smallest number has the smallest high half.
+    return (minima >> np.uint64(32)).astype(np.uint32).T
 
 
 @lru_cache(maxsize=1)
@@ -167,8 +168,7 @@ class Shingles:
     """The sets of 5-word shingles of some texts, held in memory: `sets[i]` is sorted, unique, maybe empty."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        words: dict[str, int] = {}
-        self.sets: list[Hashes] = [_shingles(split_words(text), words) for text in texts]
+        self.sets: list[Hashes] = [shingle_hashes(text) for text in texts]
 
     def jaccard(self, one: int, other: int) -> float:
         """Size of the intersection over size of the union; 0 for two empty sets."""
