@@ -150,7 +150,7 @@ class Split(Section):
     val: float | None = Field(default=None, ge=0, lt=1)
     """Share of rows held out to watch training. None: 10 %, at most 2,000 rows."""
     test: float | None = Field(default=None, ge=0, lt=1)
-    """Share of rows held out for the final evaluation. None: 10 %, or 0 where a source is the test set."""
+    """Share of rows held out for the final evaluation. None: 10 %, at most 10,000 rows, or 0 where a source is the test set."""
     group: str | None = None
     """A column whose equal values stay in one split, such as a customer or thread."""
     date: str | None = None
@@ -187,6 +187,18 @@ class Data(Section):
 class Tokenizer(Section):
     vocab_size: int | None = Field(default=None, ge=264, le=262_144)
     """Tokens in the vocabulary, special ones included. None: from the size of the training text."""
+    pattern: str | None = Field(default=None, min_length=1)
+    """How text is cut into words, which tokens never cross: gpt2, cl100k, llama3, qwen2, o200k, or a regular expression
+    of your own. None: cl100k, with two digits to a token up to 32,768 tokens and three above."""
+    digits: int | None = Field(default=None, ge=1, le=16)
+    """Digits of a number that one token holds at most. None: as the pattern has it."""
+    whitespace: Literal["joined", "apart", "single"] = "joined"
+    """White space: joined (a space belongs to the word after it), apart (in tokens of its own), or single (each
+    character a token)."""
+    special_tokens: Strings = ()
+    """Tokens of your own, such as "<|ticket|>": one token wherever they stand in a text. The template's are there."""
+    extend: int = Field(default=0, ge=0, le=65_536)
+    """New tokens that the tokenizer of a base model gets, learned from the training text."""
 
 
 class Model(Section):
@@ -282,6 +294,10 @@ class Machine(Section):
     """Where to train and serve. None: cuda when there is one."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads. None: the physical cores."""
+    workers: int | None = Field(default=None, ge=1)
+    """Processes of the data stage. None: as many as threads, 1 for little data."""
+    engine: Literal["processes", "ray"] = "processes"
+    """What runs them: processes of this machine, or Ray, which also spreads over others (`wyrmling[ray]`)."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Arithmetic of the matrix products. None: bfloat16 where a short probe finds it faster."""
     watts: float | None = Field(default=None, gt=0)

@@ -54,7 +54,7 @@ def make_tar(files: dict[str, bytes | tarfile.TarInfo], mode: str = "w:") -> byt
 
 def rows_of(name: str, raw: bytes, **settings: Any) -> list[Row]:
     origin = read.Origin("s", Source(path=name, **settings))
-    return read._read(read._Reading(origin, None, Allowance()), Content(name, raw=raw))
+    return list(read._read(read._Reading(origin, read.NO_COLUMNS, Allowance()), Content(name, raw=raw)))
 
 
 def errors(rows: list[Row]) -> dict[str, str]:
@@ -331,6 +331,7 @@ def test_ragged_rows_are_error_rows_when_cells_are_lost(make_project: MakeProjec
 
 def test_a_file_larger_than_the_limit_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(content, "MAX_BYTES", 3000)
+    monkeypatch.setattr(read, "HELD_BYTES", 3000)
     monkeypatch.setattr(content, "MAX_LINE_BYTES", 1000)
     texts = [f"text {n}" for n in range(400)]
     long = "x" * 5000
@@ -369,8 +370,8 @@ def test_one_line_of_a_gigabyte_is_refused_within_little_memory(tmp_path: Path) 
         "from wyrmling.config import Source\n"
         "from wyrmling.data.archives import Allowance\n"
         "from wyrmling.data.content import Content\n"
-        "from wyrmling.data.read import Origin, _read, _Reading\n"
-        "reading = _Reading(Origin('a', Source(path='x')), None, Allowance())\n"
+        "from wyrmling.data.read import NO_COLUMNS, Origin, _read, _Reading\n"
+        "reading = _Reading(Origin('a', Source(path='x')), NO_COLUMNS, Allowance())\n"
         "for name in ('x.jsonl',):\n"
         "    (row,) = _read(reading, Content(name, Path(sys.argv[1]) / name, alone=True))\n"
         "    print(row.verdict, row.value)\n"

@@ -11,7 +11,7 @@ from wyrmling.config import Project
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.records import Kind, SplitName
 from wyrmling.data import run
-from wyrmling.data.contamination import decontaminate
+from wyrmling.data.contamination import Index, drop_overlaps, held_out
 from wyrmling.data.rows import Message, Row, identify
 
 Rows = Callable[[Artifact], list[dict[str, Any]]]
@@ -32,7 +32,12 @@ def words(start: int, count: int) -> str:
 def dropped(rows: list[Row]) -> list[str]:
     identify(rows)
     before = [made.body for made in rows if made.split != "train"]
-    decontaminate(rows)
+    held = held_out(rows)
+    index = Index.build((item.body, item.kind == "document") for item in held)
+    words: dict[str, int] = {}
+    learned = [made for made in rows if made.split == "train"]
+    found = [(made, index.find(made.body, words)) for made in learned]
+    drop_overlaps(held, [(made, overlap) for made, overlap in found if overlap is not None])
     held = [made for made in rows if made.split != "train"]
     assert [made.body for made in held] == before
     assert all(made.verdict == "kept" for made in held)

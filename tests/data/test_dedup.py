@@ -25,6 +25,8 @@ from wyrmling.data.dedup import (
 )
 from wyrmling.data.duplicates import mark_duplicates
 from wyrmling.data.rows import Row, identify
+from wyrmling.data.sketches import InMemory
+from wyrmling.data.tidy import measure
 
 WORDS = [f"w{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(400)]
 
@@ -53,9 +55,11 @@ def row(text: str, label: str | None = None, fixed: SplitName | None = None, sou
     return Row(source, "x", "csv", kind, text=text, label=label, fixed=fixed)
 
 
-def marked(rows: Sequence[Row], sources: Sequence[str] = ("s", "t"), **options: bool) -> Sequence[Row]:
+def marked(rows: Sequence[Row], sources: Sequence[str] = ("s", "t"), **options: Any) -> Sequence[Row]:
     identify(rows)
-    mark_duplicates(rows, Dedup(**options), sources)
+    for one in rows:
+        measure(one)
+    mark_duplicates(rows, Dedup(**options), sources, InMemory(rows))
     return rows
 
 
@@ -198,18 +202,15 @@ def test_the_preferred_source_survives_whatever_the_length_and_the_order_in_the_
     for first, second, preferred in (("a", "b", ("b",)), ("b", "a", ("b", "a")), ("a", "b", ("b", "a"))):
         for other in (long.upper(), f"{long} more"):
             rows = [Row(first, "1", "txt", "document", text=long), Row(second, "2", "txt", "document", text=other)]
-            identify(rows)
-            mark_duplicates(rows, Dedup(prefer=preferred), ["a", "b"])
+            marked(rows, ["a", "b"], prefer=preferred)
             assert [row.source for row in rows if row.alive] == ["b"]
             assert [row.source for row in rows if not row.alive] == ["a"]
 
 
 def test_sources_without_a_preference_keep_the_order_of_the_file() -> None:
     rows = [Row(name, name, "txt", "document", text="the same") for name in ("c", "b", "a")]
-    identify(rows)
-    mark_duplicates(rows, Dedup(prefer=("c",)), ["a", "b", "c"])
+    marked(rows, ["a", "b", "c"], prefer=("c",))
     assert [row.source for row in rows if row.alive] == ["c"]
     rows = [Row(name, name, "txt", "document", text="the same") for name in ("c", "b", "a")]
-    identify(rows)
-    mark_duplicates(rows, Dedup(), ["a", "b", "c"])
+    marked(rows, ["a", "b", "c"])
     assert [row.source for row in rows if row.alive] == ["a"]

@@ -17,7 +17,9 @@ from wyrmling.data import run
 from wyrmling.data.dedup import digest
 from wyrmling.data.duplicates import mark_duplicates
 from wyrmling.data.rows import Row, identify
+from wyrmling.data.sketches import InMemory
 from wyrmling.data.split import assign
+from wyrmling.data.tidy import measure
 
 
 def labelled(text: str, label: str = "a", *, group: str | None = None, fixed: SplitName | None = None) -> Row:
@@ -30,7 +32,9 @@ def document(text: str, fixed: SplitName | None = None) -> Row:
 
 def split(rows: list[Row], *, seed: int = 0, task: Task = "classify", **options: Any) -> list[Row]:
     identify(rows)
-    mark_duplicates(rows, Dedup(), ["s"])
+    for one in rows:
+        measure(one)
+    mark_duplicates(rows, Dedup(), ["s"], InMemory(rows))
     assign(rows, Split(**options), seed=seed, task=task)
     return rows
 

@@ -118,8 +118,8 @@ def _on_ray(work: Callable[[Any, Path], None], left: Sequence[tuple[Any, Path]],
     started = not ray.is_initialized()
     if started:
         # RAY_ADDRESS names a cluster; without it Ray starts here, with as many processes as workers are allowed.
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="warning", **local)
+        here = None if os.environ.get("RAY_ADDRESS") else workers
+        ray.init(num_cpus=here, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -91,7 +91,7 @@ def _splits(alive: list[Row], figures: dict[str, Any]) -> str:
 def _lengths(alive: list[Row]) -> str:
     lines = []
     for name in sorted({row.source for row in alive}):
-        sizes = sorted(len(row.body) for row in alive if row.source == name)
+        sizes = sorted(row.size for row in alive if row.source == name)
         quantiles = [sizes[min(len(sizes) - 1, int(share * len(sizes)))] for share in (0, 0.5, 0.9, 0.99)]
         lines.append([name, *quantiles, sizes[-1], sum(sizes), histogram(sizes)])
     header = ["source", "shortest", "median", "90 %", "99 %", "longest", "all", "by doubling length"]

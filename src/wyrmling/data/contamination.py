@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wyrmling.core.log import warn
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Hashes = NDArray[np.uint64]
+    Numbers = NDArray[np.int64]
 
 LONG_RUN, SHORT_RUN = 13, 8
 SHORT_WORDS = 2 * LONG_RUN
@@ -30,103 +33,135 @@ COVERED, SHARED_RUNS = 0.5, 0.7
 TEMPLATE_SHARE, TEMPLATE_ROWS = 0.05, 2
 
 
-def decontaminate(rows: Sequence[Row]) -> None:
-    """Drop train rows that overlap with a validation or test row, by the rules "overlaps_val" and "overlaps_test".
-
-    Rows below 8 words are compared as equal only, which the de-duplication did. `kept_id` names the held-out row.
-    """
+def held_out(rows: Sequence[Row]) -> list[Row]:
+    """The rows to be scored on, in the order in which an index numbers them; none when there is nothing to learn."""
     alive = [row for row in rows if row.alive]
-    held = sorted((row for row in alive if row.split in ("val", "test")), key=lambda row: (row.split, row.row_id))
-    learned = [row for row in alive if row.split == "train"]
-    if not held or not learned:
-        return
-    index = _Index(held)
-    dropped: Counter[str] = Counter()
-    for row in learned:
-        if (found := index.find(row)) is not None:
-            rule = f"overlaps_{found.item.split}"
-            if row.drop(rule, value=found.value, threshold=found.threshold, kept_id=found.item.row_id):
-                dropped[str(found.item.split)] += 1
-    for split, count in dropped.items():
-        warn(f"{count} rows to learn from were dropped: each shares long runs of words with a {split} row")
+    if not any(row.split == "train" for row in alive):
+        return []
+    return sorted((row for row in alive if row.split in ("val", "test")), key=lambda row: (row.split, row.row_id))
 
 
 class Overlap(NamedTuple):
-    """What a row shares with a held-out one: the share in [0, 1], and value and threshold for the ledger."""
+    """What a row shares with a held-out one: that one's number, and value and threshold for the ledger."""
 
-    item: Row
-    share: float
+    item: int
     value: str
     threshold: str
 
 
-class _Index:
-    """The 8-word and 13-word runs of held-out rows."""
+def drop_overlaps(held: Sequence[Row], found: Iterable[tuple[Row, Overlap]]) -> None:
+    """Drop train rows by the rules "overlaps_val" and "overlaps_test"; `kept_id` names the held-out row."""
+    dropped: Counter[str] = Counter()
+    for row, overlap in found:
+        item = held[overlap.item]
+        rule = f"overlaps_{item.split}"
+        if row.drop(rule, value=overlap.value, threshold=overlap.threshold, kept_id=item.row_id):
+            dropped[str(item.split)] += 1
+    for split, count in sorted(dropped.items()):
+        warn(f"{count} rows to learn from were dropped: each shares long runs of words with a {split} row")
 
-    def __init__(self, items: Sequence[Row]) -> None:
+
+@dataclass(frozen=True)
+class Index:
+    """The runs of words of held-out rows, ascending, with the number of the row that each stands in.
+
+    sizes                       words of each row
+    long_runs, long_items       13-word runs, of rows that are no running text
+    short_runs, short_items     8-word runs; short_places counts the words before each
+    """
+
+    sizes: Numbers
+    long_runs: Hashes
+    long_items: Numbers
+    short_runs: Hashes
+    short_items: Numbers
+    short_places: Numbers
+
+    @classmethod
+    def build(cls, texts: Iterable[tuple[str, bool]]) -> Index:
+        """The index of texts, each with whether it is running text. Rows below 8 words give no runs."""
         import numpy as np
 
-        self._words: dict[str, int] = {}
-        self._items = items
-        self._sizes: list[int] = []
-        self._long: dict[int, int] = {}
-        self._short: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        longs, shorts = [], []
-        for item in items:
-            hashes = self._hash(item)
-            self._sizes.append(len(hashes))
-            longs.append(mix_runs(hashes, LONG_RUN) if item.kind != "document" else hashes[:0])
+        words: dict[str, int] = {}
+        sizes, longs, shorts = [], [], []
+        for text, running in texts:
+            hashes = hash_words(split_words(text), words)
+            sizes.append(len(hashes))
+            longs.append(mix_runs(hashes, LONG_RUN) if not running else hashes[:0])
             shorts.append(mix_runs(hashes, SHORT_RUN))
-        limit = max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(items))
-        templates = _in_more_than(limit, longs)
-        for number, runs in enumerate(longs):
-            self._long.update((run, number) for run in runs.tolist() if run not in templates)
-        templates = _in_more_than(limit, shorts)
-        for number, runs in enumerate(shorts):
-            for place, run in enumerate(runs.tolist()):
-                if run not in templates:
-                    self._short[run].append((number, place))
-        self._known = np.array(sorted(self._short), np.uint64)
+        limit = max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(sizes))
+        long_runs, long_items, _ = _table(longs, limit)
+        short_runs, short_items, short_places = _table(shorts, limit)
+        return cls(np.array(sizes, np.int64), long_runs, long_items, short_runs, short_items, short_places)
 
-    def _hash(self, row: Row) -> Hashes:
-        return hash_words(split_words(row.body), self._words)
-
-    def find(self, row: Row) -> Overlap | None:
-        """The held-out row that `row` gives away; None when there is none."""
+    def save(self, path: Path) -> None:
+        """Write the index as one .npz file."""
         import numpy as np
 
-        hashes = self._hash(row)
-        runs = np.unique(mix_runs(hashes, SHORT_RUN))
-        if not len(runs) or not len(self._known):
+        with path.open("wb") as file:
+            np.savez(file, **{one.name: getattr(self, one.name) for one in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{one.name: arrays[one.name] for one in fields(cls)})
+
+    def find(self, text: str, words: dict[str, int]) -> Overlap | None:
+        """The held-out row that a text gives away; None when there is none. `words` remembers hashes between texts."""
+        import numpy as np
+
+        hashes = hash_words(split_words(text), words)
+        shared = _places(self.short_runs, np.unique(mix_runs(hashes, SHORT_RUN)))
+        if not len(shared):
             return None
-        places = np.searchsorted(self._known, runs).clip(max=len(self._known) - 1)
-        shared = runs[self._known[places] == runs].tolist()
-        if not shared:
-            return None
-        for run in mix_runs(hashes, LONG_RUN).tolist():
-            if (number := self._long.get(run)) is not None:
-                return Overlap(self._items[number], 1.0, f"{LONG_RUN} words in sequence", f"< {LONG_RUN}")
+        runs = mix_runs(hashes, LONG_RUN)
+        if len(runs) and len(known := _places(self.long_runs, runs)):
+            return Overlap(int(self.long_items[known[0]]), f"{LONG_RUN} words in sequence", f"< {LONG_RUN}")
         return self._covered(shared)
 
-    def _covered(self, shared: Iterable[int]) -> Overlap | None:
+    def _covered(self, shared: Numbers) -> Overlap | None:
         """The held-out row that these 8-word runs cover most, if that is enough."""
         places: dict[int, set[int]] = defaultdict(set)
-        for run in shared:
-            for number, place in self._short[run]:
-                places[number].add(place)
-        best: Overlap | None = None
-        for number, of_item in sorted(places.items()):
-            size = self._sizes[number]
+        for item, place in zip(self.short_items[shared].tolist(), self.short_places[shared].tolist(), strict=True):
+            places[item].add(place)
+        best, best_share = None, 0.0
+        for item, of_item in sorted(places.items()):
+            size = int(self.sizes[item])
             if size < SHORT_WORDS:
                 share, least, what = len(of_item) / (size - SHORT_RUN + 1), SHARED_RUNS, "8-word runs"
             else:
                 words = {word for place in of_item for word in range(place, place + SHORT_RUN)}
                 share, least, what = len(words) / size, COVERED, "words"
-            if share >= least and (best is None or share > best.share):
-                best = Overlap(self._items[number], share, f"{share:.2f} of its {what}", f"< {least:g}")
+            if share >= least and share > best_share:
+                best, best_share = Overlap(item, f"{share:.2f} of its {what}", f"< {least:g}"), share
         return best
 
 
-def _in_more_than(limit: float, of_items: Iterable[Hashes]) -> set[int]:
-    counts = Counter(run for runs in of_items for run in set(runs.tolist()))
-    return {run for run, count in counts.items() if count > limit}
+def _table(of_items: Sequence[Hashes], limit: float) -> tuple[Hashes, Numbers, Numbers]:
+    """Runs of all items, ascending, with item and place, without those that stand in more than `limit` items."""
+    import numpy as np
+
+    runs = np.concatenate([np.empty(0, np.uint64), *of_items])
+    items = np.repeat(np.arange(len(of_items)), [len(one) for one in of_items])
+    places = np.concatenate([np.empty(0, np.int64), *(np.arange(len(one)) for one in of_items)])
+    order = np.lexsort((places, items, runs))
+    runs, items, places = runs[order], items[order], places[order]
+    new = np.ones(len(runs), bool)
+    new[1:] = runs[1:] != runs[:-1]
+    new_item = new.copy()
+    new_item[1:] |= items[1:] != items[:-1]
+    rare = np.add.reduceat(new_item, np.flatnonzero(new))[np.cumsum(new) - 1] <= limit if len(runs) else new
+    return runs[rare], items[rare], places[rare]
+
+
+def _places(known: Hashes, wanted: Hashes) -> Numbers:
+    """Where the wanted runs stand among the known ones, in the order of `wanted`."""
+    import numpy as np
+
+    first, last = np.searchsorted(known, wanted, side="left"), np.searchsorted(known, wanted, side="right")
+    found = last > first
+    return np.concatenate(
+        [np.empty(0, np.int64), *(np.arange(a, b) for a, b in zip(first[found], last[found], strict=True))]
+    )

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from wyrmling.config import Dedup
 from wyrmling.core.log import warn
-from wyrmling.data.dedup import Clusters, Shingles, digest
-from wyrmling.data.rows import Row
-
-# Below this many words two different texts share too few shingles to judge. For rows that are only kept together, and
-# not dropped, a looser bound does no harm. (assumptions)
-MIN_WORDS = {"document": 20, "labelled": 8, "tagged": 8, "conversation": 8}
+from wyrmling.data.dedup import Clusters, jaccard, near_pairs
+from wyrmling.data.rows import Row, equal_runs
+from wyrmling.data.sketches import Sketches
 
 
-def mark_duplicates(rows: Sequence[Row], settings: Dedup, sources: Sequence[str]) -> None:
+def mark_duplicates(
+    rows: Sequence[Row], settings: Dedup, sources: Sequence[str], sketches: Sketches | None = None
+) -> None:
     """Drop duplicates and name the clusters of what is left, in place.
 
+    rows      measured, see `tidy.measure`; their texts are not needed
     sources   names of the sources; those of `settings.prefer` come before all others
-    Of equal rows the one of the preferred source, then the longest, then the first in the alphabet is kept, so the
+    sketches  of all rows, by their number in `rows`. None: near-duplicates are not looked for
+    Of equal rows the one of the preferred source, then the longest, then the one with the lowest key is kept, so the
     result does not depend on the order of the rows. Rows of an official validation or test source are always kept.
     """
     rank = {name: number for number, name in enumerate(dict.fromkeys([*settings.prefer, *sources]))}
-    alive = [(rank[row.source], -len(row.body), row.body, row.repeat, row.row_id, row) for row in rows if row.alive]
-    ranked = [row for *_, row in sorted(alive, key=lambda item: item[:-1])]
+
+    def merit(number: int) -> tuple[object, ...]:
+        row = rows[number]
+        return rank[row.source], -row.size, row.key, row.repeat, row.row_id
+
+    order = sorted((number for number, row in enumerate(rows) if row.alive), key=merit)
+    ranked = [rows[number] for number in order]
     clusters = Clusters(len(ranked))
-    equal: dict[bytes, list[int]] = defaultdict(list)
-    for number, row in enumerate(ranked):
-        row.key = digest(row.body)
-        equal[row.key].append(number)
     conflicts: list[Row] = []
-    for numbers in equal.values():
+    for _, numbers in equal_runs([row.key for row in ranked]):
         if len(numbers) > 1:
             same = [ranked[number] for number in numbers]
             _drop_held_out(same)
@@ -40,8 +41,9 @@ def mark_duplicates(rows: Sequence[Row], settings: Dedup, sources: Sequence[str]
             conflicts += _conflicts(same)
             for number in numbers[1:]:
                 clusters.unite(numbers[0], number)
-    if settings.near:
-        _drop_near(ranked, clusters, settings.threshold)
+    if settings.near and sketches is not None:
+        alive = [number for number, row in enumerate(ranked) if row.alive]
+        _drop_near(ranked, alive, [order[number] for number in alive], clusters, settings.threshold, sketches)
     for group in clusters.groups():
         name = min(ranked[number].row_id for number in group)
         for number in group:
@@ -64,8 +66,7 @@ def _drop_exact(same: list[Row]) -> None:
     first: dict[object, Row] = {}
     for row in same:
         if row.alive and not row.held_out:
-            key = (row.kind, row.label, tuple(row.tags), tuple(message.role for message in row.messages))
-            kept = first.setdefault(key, row)
+            kept = first.setdefault((row.kind, row.label, tuple(row.tags), row.roles), row)
             if kept is not row:
                 row.drop("exact_duplicate", kept_id=kept.row_id)
 
@@ -80,25 +81,31 @@ def _conflicts(same: list[Row]) -> list[Row]:
     return rows
 
 
-def _drop_near(ranked: list[Row], clusters: Clusters, threshold: float) -> None:
-    """Of documents that are nearly the same one stays, and none when a held-out row is nearly the same."""
-    numbers = [n for n, row in enumerate(ranked) if row.alive and _long_enough(row)]
-    shingles = Shingles(ranked[number].body for number in numbers)
-    near = Clusters(len(numbers))
-    for one, other in shingles.near_pairs(threshold):
+def _drop_near(
+    ranked: Sequence[Row],
+    alive: Sequence[int],
+    numbers: Sequence[int],
+    clusters: Clusters,
+    threshold: float,
+    sketches: Sketches,
+) -> None:
+    """Of documents that are nearly the same one stays, and none when a held-out row is nearly the same.
+
+    alive, numbers   where those still alive stand among `ranked`, and their numbers in `sketches`
+    """
+    near = Clusters(len(alive))
+    for one, other in near_pairs(sketches.ranked(numbers), lambda k: sketches.hashes(numbers[k]), threshold):
         near.unite(one, other)
-        clusters.unite(numbers[one], numbers[other])
+        clusters.unite(alive[one], alive[other])
     for group in near.groups():
-        held = [k for k in group if ranked[numbers[k]].held_out]
-        documents = [k for k in group if k not in held and _may_go(ranked[numbers[k]])]
+        held = [k for k in group if ranked[alive[k]].held_out]
+        documents = [k for k in group if k not in held and _may_go(ranked[alive[k]])]
         kept = held[0] if held else documents[0] if documents else None
         for k in documents:
             if k != kept and kept is not None:
-                similarity = round(shingles.jaccard(kept, k), 3)
-                keeper = ranked[numbers[kept]].row_id
-                ranked[numbers[k]].drop(
-                    "near_duplicate", value=similarity, threshold=f"< {threshold:g}", kept_id=keeper
-                )
+                similarity = round(jaccard(sketches.hashes(numbers[kept]), sketches.hashes(numbers[k])), 3)
+                keeper = ranked[alive[kept]].row_id
+                ranked[alive[k]].drop("near_duplicate", value=similarity, threshold=f"< {threshold:g}", kept_id=keeper)
 
 
 def _may_go(row: Row) -> bool:
@@ -106,14 +113,7 @@ def _may_go(row: Row) -> bool:
     return row.kind == "document" and "restored_exact_duplicate" not in row.rules
 
 
-def _long_enough(row: Row) -> bool:
-    # Text without spaces (Chinese, Japanese) is counted by characters.
-    return len(row.body.split()) >= MIN_WORDS[row.kind] or (
-        not row.body.isascii() and len(row.body) >= 3 * MIN_WORDS[row.kind]
-    )
-
-
-def _warn(ranked: list[Row], conflicts: list[Row]) -> None:
+def _warn(ranked: Sequence[Row], conflicts: list[Row]) -> None:
     if conflicts:
         texts = len({row.key for row in conflicts})
         shown = ", ".join(f"{row.origin} ({row.label})" for row in conflicts[:4])

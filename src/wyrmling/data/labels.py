@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -29,6 +29,7 @@ FOLDS = 5
 # assumption: a label of fewer rows can't be learned from four fifths of them.
 MIN_ROWS = 2 * FOLDS
 
+Texts = Callable[[Sequence[Row]], Mapping[str, str]]
 Problem = Literal["conflict", "near_conflict", "likely_wrong"]
 
 
@@ -44,14 +45,15 @@ class Finding(NamedTuple):
     confidence: float | None
 
 
-def find_problems(rows: Sequence[Row], settings: Labels) -> list[Finding]:
+def find_problems(rows: Sequence[Row], settings: Labels, texts: Texts) -> list[Finding]:
     """Labels to look at again, the least believable first; rows of official splits and reviewed rows are left out.
 
+    texts   row id -> text, of the rows it is given
     Rows of nearly the same text with different labels are named "near_label_conflict" in the ledger.
     """
     labelled = [row for row in rows if row.alive and row.kind == "labelled" and not row.held_out]
     near = _near_conflicts(labelled)
-    guesses = _guess(labelled) if settings.check else {}
+    guesses = _guess(labelled, texts) if settings.check else {}
     findings = []
     for row in labelled:
         suggested, own, wrong = guesses.get(row.row_id, (None, None, False))
@@ -79,7 +81,7 @@ def _near_conflicts(rows: Sequence[Row]) -> set[str]:
 Guess = tuple[str | None, float | None, bool]
 
 
-def _guess(rows: Sequence[Row]) -> dict[str, Guess]:
+def _guess(rows: Sequence[Row], texts: Texts) -> dict[str, Guess]:
     """For each row the most likely other label, the probability of its own, and whether that one is likely wrong.
 
     Confident learning (Northcutt et al. 2021, arXiv 1911.00068): out-of-fold probabilities, and for each label the mean
@@ -94,7 +96,8 @@ def _guess(rows: Sequence[Row]) -> dict[str, Guess]:
     if len(names) < 2:
         return {}
     own = np.array([names.index(str(row.label)) for row in rows])
-    scores = _out_of_fold(rows, own, len(names))
+    of_row = texts(rows)
+    scores = _out_of_fold([of_row[row.row_id] for row in rows], own, len(names))
     at = np.arange(len(rows))
     bars = np.array([scores[own == label, label].mean() for label in range(len(names))])
     confident = np.where(scores >= bars, scores, 0.0)
@@ -109,31 +112,33 @@ def _guess(rows: Sequence[Row]) -> dict[str, Guess]:
     }
 
 
-def _out_of_fold(rows: Sequence[Row], own: NDArray[np.int64], labels: int) -> NDArray[np.float64]:
-    """Probabilities [rows, labels] by classifiers that did not see the row. Rows come sorted by label."""
+def _out_of_fold(texts: Sequence[str], own: NDArray[np.int64], labels: int) -> NDArray[np.float64]:
+    """Probabilities [texts, labels] by classifiers that did not see the text. Texts come sorted by label."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
     # One-letter words count too: they are all that some texts have.
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]", dtype=np.float32)
-    features = words.fit_transform([row.text for row in rows])
-    folds = np.arange(len(rows)) % FOLDS
-    scores = np.zeros((len(rows), labels))
+    features = words.fit_transform(texts)
+    folds = np.arange(len(texts)) % FOLDS
+    scores = np.zeros((len(texts), labels))
     for fold in range(FOLDS):
         model = MultinomialNB(alpha=0.1).fit(features[folds != fold], own[folds != fold])
         scores[folds == fold] = model.predict_proba(features[folds == fold])
     return scores
 
 
-def write_review(folder: Path, findings: Sequence[Finding]) -> None:
+def write_review(folder: Path, findings: Sequence[Finding], texts: Texts) -> None:
     """Write label_review.csv: one line per finding, with an empty column `decision` to fill in."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(COLUMNS)
+    of_row = texts([finding.row for finding in findings])
     for row, problem, suggested, confidence in findings:
         shown = "" if confidence is None else f"{confidence:.4f}"
-        writer.writerow([ID_PREFIX + row.row_id, row.origin, problem, row.label, suggested or "", shown, "", row.text])
+        text = of_row[row.row_id]
+        writer.writerow([ID_PREFIX + row.row_id, row.origin, problem, row.label, suggested or "", shown, "", text])
     # The byte order mark tells spreadsheets that this is UTF-8.
     (folder / REVIEW_FILE).write_text(buffer.getvalue(), encoding="utf-8-sig", newline="")
 

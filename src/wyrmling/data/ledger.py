@@ -11,22 +11,31 @@ from typing import Any
 from wyrmling.core.records import EXAMPLE_SCHEMA, LEDGER_SCHEMA
 from wyrmling.data.labels import Finding
 from wyrmling.data.rows import Row
+from wyrmling.data.stored import Stored, load_shard
 
 
-def write(folder: Path, rows: Sequence[Row]) -> None:
-    """Write examples.parquet, ledger.parquet and labels.json; the same rows give the same bytes."""
+def write(folder: Path, stored: Stored) -> None:
+    """Write examples.parquet, ledger.parquet and labels.json; the same rows give the same bytes.
+
+    Shard by shard, each a row group, so that neither file is ever held whole.
+    """
     import pyarrow.parquet as pq
 
-    pq.write_table(examples(rows), folder / "examples.parquet", compression="zstd")
-    pq.write_table(
-        _table([_ledger_row(row) for row in rows], LEDGER_SCHEMA), folder / "ledger.parquet", compression="zstd"
-    )
-    (folder / "labels.json").write_text(json.dumps(labels(rows), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with (
+        pq.ParquetWriter(folder / "examples.parquet", EXAMPLE_SCHEMA, compression="zstd") as kept,
+        pq.ParquetWriter(folder / "ledger.parquet", LEDGER_SCHEMA, compression="zstd") as all_rows,
+    ):
+        for path, rows in stored.by_shard():
+            pairs = zip(rows, load_shard(path), strict=True) if any(row.alive for row in rows) else ()
+            kept.write_table(_table([_example(row, full) for row, full in pairs if row.alive], EXAMPLE_SCHEMA))
+            all_rows.write_table(_table([_ledger_row(row) for row in rows], LEDGER_SCHEMA))
+    text = json.dumps(labels(stored.rows), indent=1, ensure_ascii=False)
+    (folder / "labels.json").write_text(text + "\n", encoding="utf-8")
 
 
 def examples(rows: Sequence[Row]) -> Any:
-    """The kept rows as a pyarrow table of EXAMPLE_SCHEMA."""
-    return _table([_example(row) for row in rows if row.alive], EXAMPLE_SCHEMA)
+    """The kept rows as a pyarrow table of EXAMPLE_SCHEMA; they hold their texts."""
+    return _table([_example(row, row) for row in rows if row.alive], EXAMPLE_SCHEMA)
 
 
 def _table(values: list[dict[str, Any]], schema: Any) -> Any:
@@ -35,7 +44,8 @@ def _table(values: list[dict[str, Any]], schema: Any) -> Any:
     return pa.Table.from_pylist(values, schema=schema)
 
 
-def _example(row: Row) -> dict[str, Any]:
+def _example(row: Row, full: Row) -> dict[str, Any]:
+    """What was decided about a row, and its texts."""
     tagged, talk = row.kind == "tagged", row.kind == "conversation"
     return {
         "row_id": row.row_id,
@@ -43,11 +53,11 @@ def _example(row: Row) -> dict[str, Any]:
         "origin": row.origin,
         "kind": row.kind,
         "split": row.split,
-        "text": None if talk else row.body,
+        "text": None if talk else full.body,
         "label": row.label,
-        "words": row.words if tagged else None,
+        "words": full.words if tagged else None,
         "tags": row.tags if tagged else None,
-        "messages": [{"role": m.role, "content": m.content} for m in row.messages] if talk else None,
+        "messages": [{"role": m.role, "content": m.content} for m in full.messages] if talk else None,
         "cluster": row.cluster,
     }
 
@@ -93,7 +103,7 @@ def figures(rows: Sequence[Row], findings: Sequence[Finding]) -> dict[str, Any]:
         "changes": _sorted(Counter(rule for row in alive for rule in row.rules)),
         "splits": {name: splits[name] for name in ("train", "val", "test")},
         "kinds": _sorted(Counter(row.kind for row in alive)),
-        "characters": sum(len(row.body) for row in alive),
+        "characters": sum(row.size for row in alive),
         "redactions": _sorted(redactions),
         "languages": _sorted(Counter(row.language for row in alive if row.language is not None)),
         "clusters": len({row.cluster for row in rows if row.cluster is not None}),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wyrmling.config import Source
 from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import say, warn
 from wyrmling.data.archives import Allowance, members
-from wyrmling.data.content import MAX_BYTES, MAX_LINE_BYTES, Content, TooLarge, Unreadable
+from wyrmling.data.content import MAX_BYTES, MAX_LINE_BYTES, Content, Unreadable
 from wyrmling.data.decode import Undecodable, decode
 from wyrmling.data.documents import in_parts, long_txt, read_conll, read_html, read_md, read_pdf, read_txt
 from wyrmling.data.files import find_files, relative
@@ -46,6 +47,12 @@ from wyrmling.data.tables import (
 
 Parts = Iterator[Item | Problem | Table | Content]
 
+# A larger text is read line by line, where its format has lines.
+HELD_BYTES = 32 * 2**20
+# Formats with any number of records, and how many of them tell what the columns are.
+LONG = ("txt", "code", "md", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "conll", "mbox")
+SHAPE_RECORDS = 10_000
+
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "xlsx", "xls", "ods", "xml", "sql")
 
 
@@ -62,6 +69,8 @@ class Origin:
     rows: tuple[dict[str, Any], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     """Files and folders that can't be read, and why."""
+    alone: bool = False
+    """True when there is one file only."""
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -90,35 +99,67 @@ def find_origin(name: str, source: Source, root: Path) -> Origin:
             files.append((path, relative(path, root)))
         except OSError as error:
             reasons.append((relative(path, root), f"the file can't be read: {error.strerror or error}"))
-    return Origin(name, source, files=tuple(files), digests=tuple(digests), refused=tuple(reasons))
+    return Origin(
+        name,
+        source,
+        files=tuple(files),
+        digests=tuple(digests),
+        refused=tuple(reasons),
+        alone=len(files) == 1,
+    )
 
 
-def read_source(origin: Origin, group: str | None = None) -> list[Row]:
+class Columns(NamedTuple):
+    """Columns that the split needs, beside those to learn from."""
+
+    group: str | None = None
+    date: str | None = None
+
+
+NO_COLUMNS = Columns()
+
+
+def read_source(origin: Origin, columns: Columns = NO_COLUMNS) -> list[Row]:
     """All records of a source as rows, problems included, in the order of files and records.
 
-    group    the column of `data.split.group`
     Raises   BadInput when a column is missing or unclear, or when no record at all can be read.
     """
-    rows: list[Row] = []
+    rows = list(read_rows(origin, columns))
+    identify(rows)
+    check_source(origin, rows)
+    return rows
+
+
+def read_rows(origin: Origin, columns: Columns = NO_COLUMNS) -> Iterator[Row]:
+    """The records of a source one by one; a record that can't be read is a row that says why.
+
+    Raises   BadInput when a column is missing or unclear, or when a file changes while it is read
+    """
     if origin.source.url is not None:
         shape = find_shape(origin.name, origin.source, origin.columns, f"the query of data.sources.{origin.name}")
-        found = [Item(f" row {number}", cells) for number, cells in enumerate(origin.rows, 1)]
-        rows = [_row(origin, "query", "sql", item, shape, group) for item in found]
+        for number, cells in enumerate(origin.rows, 1):
+            yield _row(origin, "query", "sql", Item(f" row {number}", cells), shape, columns)
     for path, shown in origin.files:
-        content = Content(shown, path, alone=len(origin.files) == 1)
-        rows += _read(_Reading(origin, group, Allowance()), content)
-    rows += [failed(origin.name, shown, "", message) for shown, message in origin.refused]
-    identify(rows)
+        before = path.stat()
+        yield from _read(_Reading(origin, columns, Allowance()), Content(shown, path, alone=origin.alone))
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise BadInput("the file changed while it was read", where=shown, fix="run the same command again")
+    for shown, message in origin.refused:
+        yield failed(origin.name, shown, "", message)
+
+
+def check_source(origin: Origin, rows: Sequence[Row]) -> None:
+    """Warn of what can't be read in a source. Raises BadInput when that is all, or when columns are named in vain."""
     _report(origin.name, rows)
     named = _named_columns(origin.source)
     if named and not any(row.family in TABLES for row in rows):
         family = next(row.family for row in rows if row.alive)
         where = f"data.sources.{origin.name}.{named}"
         raise BadInput(f"a {family} file has no columns", where=where, fix=f"leave {named} out")
-    return rows
 
 
-def _report(name: str, rows: list[Row]) -> None:
+def _report(name: str, rows: Sequence[Row]) -> None:
     bad = [row for row in rows if row.verdict == "error"]
     if len(bad) == len(rows):
         what = f"{bad[0].origin}: {bad[0].value}" if bad else "the files hold no record"
@@ -136,7 +177,7 @@ class _Reading:
     """What stays the same while one file of a source is read, with all that lies in it."""
 
     origin: Origin
-    group: str | None
+    columns: Columns
     allowance: Allowance
 
     @property
@@ -144,62 +185,72 @@ class _Reading:
         return self.origin.source
 
 
-def _read(reading: _Reading, content: Content) -> list[Row]:
+def _read(reading: _Reading, content: Content) -> Iterator[Row]:
     """The rows of a file, and of the files in it. What breaks off keeps the rows before the break."""
-    rows: list[Row] = []
     family = ""
     try:
         if content.size <= MAX_BYTES and not content.head().strip() and not content.read().strip():
             raise Unreadable("the file is empty")
         family = archive_of(content) or ""
         if family:
-            for part in members(content, family, reading.allowance):
-                rows += _part(reading, content, family, part)
-            if not rows:
-                raise Unreadable("the archive holds no file")
-            return rows
-        family = reading.source.format or format_of(content)
-        return _records(reading, content, family)
+            yield from _archive(reading, content, family)
+        else:
+            family = reading.source.format or format_of(content)
+            yield from _records(reading, content, family)
+        return
     except RecursionError:
         message = "nested too deeply to be read"
     except (Undecodable, Unreadable) as error:
         message = str(error)
     except OSError as error:
         message = f"the file can't be read: {error.strerror or error}"
-    return [*rows, failed(reading.origin.name, content.name, family, message)]
+    yield failed(reading.origin.name, content.name, family, message)
 
 
-def _part(reading: _Reading, content: Content, family: str, part: Content | Problem) -> list[Row]:
-    if isinstance(part, Content):
-        return _read(reading, part)
-    return [failed(reading.origin.name, f"{content.name}{part.place}", family, part.message)]
+def _archive(reading: _Reading, content: Content, family: str) -> Iterator[Row]:
+    part = None
+    for part in members(content, family, reading.allowance):
+        if isinstance(part, Content):
+            yield from _read(reading, part)
+        else:
+            yield failed(reading.origin.name, f"{content.name}{part.place}", family, part.message)
+    if part is None:
+        raise Unreadable("the archive holds no file")
 
 
-def _records(reading: _Reading, content: Content, family: str) -> list[Row]:
-    parts: list[Item | Problem | Table | Content] = []
-    try:
-        for part in _open(reading, content, family):
-            parts.append(part)
-    except (Undecodable, Unreadable) as error:
-        if not parts:
-            raise
-        parts.append(Problem("", str(error)))
-    if not parts:
+def _records(reading: _Reading, content: Content, family: str) -> Iterator[Row]:
+    parts = _to_the_break(_open(reading, content, family))
+    head = list(islice(parts, SHAPE_RECORDS if family in LONG else None))
+    if not head:
         raise Unreadable("the file holds no record")
-    records = [part for part in parts if isinstance(part, Item) and isinstance(part.value, dict)]
+    records = [part for part in head if isinstance(part, Item) and isinstance(part.value, dict)]
     shape = _shape(reading, content, content.name, records) if records else None
     if isinstance(shape, str):
-        return [failed(reading.origin.name, content.name, family, shape)]
-    rows: list[Row] = []
-    fitting = _fitting(reading, content, [part for part in parts if isinstance(part, Table)])
-    for part in parts:
+        yield failed(reading.origin.name, content.name, family, shape)
+        return
+    fitting = _fitting(reading, content, [part for part in head if isinstance(part, Table)])
+    for part in chain(head, parts):
         if isinstance(part, Content):
-            rows += _read(reading, part)
+            yield from _read(reading, part)
         elif isinstance(part, Table):
-            rows += _table(reading, content, family, part, fitting)
+            yield from _table(reading, content, family, part, fitting)
+        elif isinstance(part, Item) and isinstance(part.value, dict) and shape is None:
+            yield failed(reading.origin.name, f"{content.name}{part.place}", family, "no record before it has columns")
         else:
-            rows.append(_row(reading.origin, content.name, family, part, shape, reading.group))
-    return rows
+            yield _row(reading.origin, content.name, family, part, shape, reading.columns)
+
+
+def _to_the_break(parts: Parts) -> Parts:
+    """What is in a file, and as the last part why it breaks off. Raises the error of a file that has nothing."""
+    some = False
+    try:
+        for part in parts:
+            some = True
+            yield part
+    except (Undecodable, Unreadable) as error:
+        if not some:
+            raise
+        yield Problem("", str(error))
 
 
 def _shape(reading: _Reading, content: Content, where: str, records: list[Item]) -> Shape | str:
@@ -238,12 +289,12 @@ def _fitting(reading: _Reading, content: Content, tables: list[Table]) -> dict[s
 
 def _table(reading: _Reading, content: Content, family: str, table: Table, shapes: dict[str, Shape]) -> list[Row]:
     if (shape := shapes.get(table.place)) is not None:
-        return [_row(reading.origin, content.name, family, item, shape, reading.group) for item in table.rows]
+        return [_row(reading.origin, content.name, family, item, shape, reading.columns) for item in table.rows]
     if named := _named_columns(reading.source):
         message = f"no column {reading.source.model_dump()[named]!r} in this table"
         return [failed(reading.origin.name, content.name + table.place, family, message)]
     say(f"{content.name}{table.place}: no column says what to learn from, so it is read as a document")
-    return [_row(reading.origin, content.name, family, item, None, None) for item in table.documents()]
+    return [_row(reading.origin, content.name, family, item, None, NO_COLUMNS) for item in table.documents()]
 
 
 def _named_columns(source: Source) -> str | None:
@@ -271,13 +322,10 @@ def _open(reading: _Reading, content: Content, family: str) -> Parts:
     if family in packed:
         yield from packed[family]()
         return
-    try:
-        raw = content.read()
-    except TooLarge:
-        if (found := _long(content, source, family)) is None:
-            raise
+    if content.size > HELD_BYTES and (found := _long(content, source, family)) is not None:
         yield from found
         return
+    raw = content.read()
     decoded = decode(raw, source.encoding, html=family in ("html", "xml"))
     if decoded.note:
         warn(f"{content.name}: {decoded.note}; give `encoding` if that is wrong")
@@ -325,7 +373,7 @@ def _short(lines: Iterator[str | None]) -> Iterator[str]:
         yield line
 
 
-def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: Shape | None, group: str | None) -> Row:
+def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: Shape | None, columns: Columns) -> Row:
     where = f"{place}{item.place}"
     if isinstance(item, Problem):
         return failed(origin.name, where, family, item.message)
@@ -338,7 +386,7 @@ def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: S
         assert shape is not None
         try:
             fill(row, shape, item.value)
-            row.group = cell(item.value, group) if group and group in item.value else None
+            row.group, row.date = (cell(item.value, name) if name and name in item.value else None for name in columns)
         except Misfit as error:
             return failed(origin.name, where, family, str(error))
     if row.kind == "tagged" and (tags := to_bio(row.tags)) != row.tags:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import io
 import re
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from wyrmling.config import Clean, Project, Settings, Source, Split
-from wyrmling.core import artifact
+from wyrmling.config import Project, Settings, Source, Split
+from wyrmling.core import artifact, hardware
 from wyrmling.core.artifact import Artifact, Key
-from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.core.progress import bar
-from wyrmling.data import card, guards, labels, ledger, page
-from wyrmling.data.clean import PAGED, clean_row, drop_boilerplate, drop_running_heads, repair_surrogates
-from wyrmling.data.contamination import decontaminate
+from wyrmling.core.errors import BadInput, WyrmlingError
+from wyrmling.core.shards import Engine, for_each
+from wyrmling.data import card, contamination, guards, labels, ledger, page, passes, tidy
+from wyrmling.data.boilerplate import Pages, find_boilerplate
 from wyrmling.data.duplicates import mark_duplicates
-from wyrmling.data.filters import RESTORABLE, broken_rules
 from wyrmling.data.labels import Finding
-from wyrmling.data.language import UNKNOWN, language_of
-from wyrmling.data.language import check as check_languages
-from wyrmling.data.pii import mask_row
-from wyrmling.data.read import Origin, find_origin, read_source
-from wyrmling.data.rows import Row
-from wyrmling.data.shapes import join_turns
+from wyrmling.data.read import Columns, Origin, check_source, find_origin, read_source
+from wyrmling.data.rows import Row, identify
+from wyrmling.data.sketches import OnDisk
 from wyrmling.data.split import SCORED, assign
+from wyrmling.data.stored import Stored
 
-VERSION = 3
+VERSION = 4
+# Less is read by one process.
+POOL_BYTES = 16 * 2**20
 
 
 def run(project: Project) -> Artifact:
@@ -40,26 +40,36 @@ def run(project: Project) -> Artifact:
     origins = find_origins(project)
     key = key_of(project, origins)
     if (done := artifact.find(project.runs, key)) is None:
-        with artifact.create(project.runs, key, project.meter()) as draft:
-            rows, findings = prepare(project, origins)
-            guards.announce(rows)
-            guards.check(rows, project.settings)
-            ledger.write(draft.path, rows)
+        # What a killed run left is gone on with; what a mistake of the user's left is of no use.
+        with artifact.create(project.runs, key, project.meter(), resume=True) as draft:
+            work = draft.path / "work"
+            try:
+                stored, findings = prepare(project, origins, work)
+                rows = stored.rows
+                guards.announce(rows)
+                guards.check(rows, project.settings)
+            except WyrmlingError:
+                shutil.rmtree(draft.path)
+                raise
+            ledger.write(draft.path, stored)
             draft.figures = ledger.figures(rows, findings)
             if findings or project.settings.data.labels.check:
-                labels.write_review(draft.path, findings)
+                labels.write_review(draft.path, findings, stored.bodies)
             text = card.write_card(project.settings, rows, draft.figures, dict(key.inputs))
             (draft.path / "card.md").write_text(text, encoding="utf-8", newline="\n")
+            shutil.rmtree(work)
         done = draft.done
     page.write(done)
     return done
 
 
-def look(project: Project) -> tuple[list[Row], list[Finding]]:
-    """All rows as `run` would decide about them, and the labels to review; nothing is written."""
-    rows, findings = prepare(project, find_origins(project))
-    guards.announce(rows)
-    return rows, findings
+@contextlib.contextmanager
+def look(project: Project) -> Iterator[tuple[Stored, list[Finding]]]:
+    """All rows as `run` would decide about them, and the labels to review; nothing stays behind."""
+    with tempfile.TemporaryDirectory(prefix="wyrmling-") as folder:
+        stored, findings = prepare(project, find_origins(project), Path(folder))
+        guards.announce(stored.rows)
+        yield stored, findings
 
 
 def find_origins(project: Project) -> list[Origin]:
@@ -96,157 +106,106 @@ def _shaping(settings: Settings) -> dict[str, Any]:
     return {"data": data, "seed": settings.seed, "task": settings.objective.task}
 
 
-def prepare(project: Project, origins: Sequence[Origin]) -> tuple[list[Row], list[Finding]]:
-    """All rows of the sources with their verdicts and splits, in the order of sources and records; labels to review."""
-    settings = project.settings
-    data = settings.data
-    rows = _read(origins, data.split)
+def prepare(project: Project, origins: Sequence[Origin], work: Path) -> tuple[Stored, list[Finding]]:
+    """All rows of the sources with their verdicts and splits, in the order of sources and records; labels to review.
+
+    work   a folder for what is made on the way; what an interrupted run left there is not made again
+    """
+    settings, data = project.settings, project.settings.data
+    tidy.check(data.clean)
+    spread = _spread(project, origins)
+    read = _read(project, origins, work / "read", spread)
+    stored = _tidy(project, read, work / "tidy", spread)
+    rows = stored.rows
+    identify(rows)
+    for origin in origins:
+        check_source(origin, [row for row in rows if row.source == origin.name])
+    _check_columns(rows, data.split)
     if (review := _review_file(project)) is not None:
         labels.apply_review(rows, review)
-    tidy(rows, data.clean)
     labels.settle_tags(rows)
-    mark_duplicates(rows, data.dedup, list(data.sources))
+    sketches = OnDisk([path for path, _ in stored.shards]) if data.dedup.near else None
+    mark_duplicates(rows, data.dedup, list(data.sources), sketches)
     assign(rows, data.split, seed=settings.seed, task=settings.objective.task)
     if data.split.decontaminate:
-        decontaminate(rows)
-    return rows, labels.find_problems(rows, data.labels)
+        _decontaminate(stored, work, spread)
+    return stored, labels.find_problems(rows, data.labels, stored.bodies)
 
 
-def _read(origins: Sequence[Origin], split: Split) -> list[Row]:
-    rows = [row for origin in origins for row in read_source(origin, split.group)]
-    if split.group and not any(row.group for row in rows):
-        raise BadInput(
-            f"no source has the column {split.group!r}", where="data.split.group", fix="correct it or leave it out"
-        )
-    if split.date is not None:
-        # A reader hands over one column beside the text, so the dates come from a second reading. What is wrong with
-        # the files was said at the first.
-        with contextlib.redirect_stderr(io.StringIO()):
-            again = [row for origin in origins for row in read_source(origin, split.date)]
-        for row, dated in zip(rows, again, strict=True):
-            row.date = dated.group
-        if not any(row.date for row in rows):
-            raise BadInput(
-                f"no source has the column {split.date!r}", where="data.split.date", fix="correct it or leave it out"
-            )
-    return rows
+class Spread(NamedTuple):
+    """How the passes are spread over processes."""
+
+    workers: int
+    engine: Engine
 
 
-def tidy(rows: Sequence[Row], clean: Clean) -> None:
-    """Clean, mask and judge rows, in place."""
-    spared = _spared(clean)
-    check_languages(clean.languages)
-    for row in rows:
-        row.spared = spared
-        if row.alive:
-            _make_whole(row)
-    if clean.unicode:
-        _tidy_pages(rows)
-    if clean.boilerplate and clean.profile != "code":
-        _drop_shared_lines(rows)
-    if clean.pii == "mask":
-        _check_region(clean.region)
-    with bar("cleaning", len(rows)) as progress:
-        for number, row in enumerate(rows):
-            if row.alive:
-                _tidy_row(row, clean)
-            if number % 500 == 0:
-                progress.at(number)
+def _spread(project: Project, origins: Sequence[Origin]) -> Spread:
+    machine = project.settings.machine
+    size = sum(path.stat().st_size for origin in origins for path, _ in origin.files)
+    # A pool starts in about a second: as long as it takes to read so much.
+    derived = hardware.threads() if size > POOL_BYTES else 1
+    return Spread(machine.workers or derived, machine.engine)
 
 
-def _spared(clean: Clean) -> frozenset[str]:
-    for rule in clean.restore:
-        if rule not in RESTORABLE:
-            near = difflib.get_close_matches(rule, RESTORABLE, n=1)
-            raise BadSetting(
-                f"data.clean.restore names {rule!r}, which is no rule that can be restored",
-                where="data.clean.restore",
-                fix=(f"did you mean {near[0]!r}? " if near else "") + f"These can: {', '.join(RESTORABLE)}",
-            )
-    return frozenset(clean.restore)
+def _read(project: Project, origins: Sequence[Origin], folder: Path, spread: Spread) -> list[Path]:
+    """Read all sources into shards; their paths."""
+    data = project.settings.data
+    folder.mkdir(parents=True, exist_ok=True)
+    units = passes.units_of(origins, Columns(data.split.group, data.split.date), data.clean, folder)
+    counts = for_each(passes.read, units, folder, title="reading", **spread._asdict())
+    return [passes.shard(unit.path, k) for unit, count in zip(units, counts, strict=True) for k in range(count)]
 
 
-def _make_whole(row: Row) -> None:
-    """Text that every later file and library can hold, whatever the settings; conversations in alternating turns."""
-    row.rewrite("surrogates", repair_surrogates)
-    if row.label is not None:
-        row.label = repair_surrogates(row.label)
-    row.tags = [repair_surrogates(tag) for tag in row.tags]
-    if row.kind == "conversation" and (turns := join_turns(row.messages)) != row.messages:
-        row.messages = turns
-        row.change("turns")
+def _tidy(project: Project, shards: Sequence[Path], folder: Path, spread: Spread) -> Stored:
+    """Clean, judge, mask and measure the rows of all shards."""
+    data = project.settings.data
+    folder.mkdir(parents=True, exist_ok=True)
+    pages: dict[str, list[Callable[[], Pages]]] = defaultdict(list)
+    for path in shards:
+        if (file := path.with_suffix(".pages.npz")).exists():
+            pages[_source_of(path)].append(partial(passes.load_pages, file))
+    shared = find_boilerplate(pages)
+    units = [passes.Tidying(path, folder / path.name, data.clean, shared, data.dedup.near) for path in shards]
+    for_each(passes.finish, units, folder, title="cleaning", **spread._asdict())
+    return Stored.open([unit.to for unit in units], spared=frozenset(data.clean.restore))
 
 
-def _tidy_pages(rows: Sequence[Row]) -> None:
-    pages: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if row.family == "pdf" and row.alive:
-            clean_row(row)
-            pages.setdefault((row.source, row.origin.rpartition(" page ")[0]), []).append(row)
-    for of_file in pages.values():
-        drop_running_heads(of_file)
+def _source_of(shard: Path) -> str:
+    import pyarrow.parquet as pq
+
+    return str(pq.read_table(shard, columns=["source"])["source"][0].as_py())
 
 
-def _drop_shared_lines(rows: Sequence[Row]) -> None:
-    pages: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.alive and row.kind == "document" and row.family in PAGED:
-            pages.setdefault(row.source, []).append(row)
-    for of_source in pages.values():
-        drop_boilerplate(of_source)
-
-
-def _tidy_row(row: Row, clean: Clean) -> None:
-    if clean.unicode:
-        clean_row(row, code=clean.profile == "code" and row.kind == "document")
-    if (reason := _hollow(row)) is not None:
-        row.drop(reason)
-        return
-    if clean.language or clean.languages:
-        row.language = language_of(row.body)
-    fit = row.held_out or not _is_unfit(row, clean)
-    if fit and clean.pii == "mask":
-        mask_row(row, clean.region)
-
-
-def _is_unfit(row: Row, clean: Clean) -> bool:
-    """Judge a row to learn from; True when a rule dropped it."""
-    if len(row.body) < clean.min_chars and row.drop(
-        "too_short", value=len(row.body), threshold=f">= {clean.min_chars}"
+def _check_columns(rows: Sequence[Row], split: Split) -> None:
+    for setting, column, found in (
+        ("group", split.group, any(row.group for row in rows)),
+        ("date", split.date, any(row.date for row in rows)),
     ):
-        return True
-    foreign = bool(clean.languages) and row.language not in (*clean.languages, UNKNOWN)
-    if foreign and row.drop("language", value=row.language, threshold=", ".join(clean.languages)):
-        return True
-    if clean.profile is None or row.kind != "document":
-        return False
-    broken = broken_rules(row.text, clean.profile)
-    return any(row.drop(bad.rule, value=f"{bad.value:.4g}", threshold=bad.threshold) for bad in broken)
+        if column is not None and not found:
+            raise BadInput(
+                f"no source has the column {column!r}", where=f"data.split.{setting}", fix="correct it or leave it out"
+            )
 
 
-def _hollow(row: Row) -> str | None:
-    """The rule by which a row holds nothing: no text, no label, no answer. That holds for test rows too."""
-    if not row.body.strip():
-        return "empty"
-    if row.kind == "labelled" and row.label is None:
-        return "no_label"
-    if row.kind == "conversation":
-        roles = [message.role for message in row.messages]
-        if "assistant" not in roles:
-            return "no_answer"
-        if "user" not in roles:
-            return "no_prompt"
-    return None
-
-
-def _check_region(region: str) -> None:
-    import phonenumbers
-
-    if region not in phonenumbers.SUPPORTED_REGIONS:
-        raise BadSetting(
-            f"data.clean.region = {region!r} is no country",
-            fix="give its ISO 3166 code in capitals, such as US, GB or DE",
-        )
+def _decontaminate(stored: Stored, work: Path, spread: Spread) -> None:
+    """Drop rows to learn from that give a held-out row away."""
+    held = contamination.held_out(stored.rows)
+    if not held:
+        return
+    bodies = stored.bodies(held)
+    folder = work / "overlaps"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "index.npz"
+    contamination.Index.build((bodies[row.row_id], row.kind == "document") for row in held).save(file)
+    units, of_units = [], []
+    for path, rows in stored.by_shard():
+        places = tuple(place for place, row in enumerate(rows) if row.alive and row.split == "train")
+        if places:
+            units.append(passes.Checking(path, places, file))
+            of_units.append(rows)
+    answers = for_each(passes.find_overlaps, units, folder, title="comparing with held-out rows", **spread._asdict())
+    pairs = zip(of_units, answers, strict=True)
+    contamination.drop_overlaps(held, (one for rows, answer in pairs for one in passes.overlaps(rows, answer)))
 
 
 def read_examples(project: Project, path: Path) -> Any:
@@ -265,7 +224,7 @@ def read_examples(project: Project, path: Path) -> Any:
             first = first or error
             continue
         if any(row.kind == SCORED[settings.objective.task] for row in rows):
-            tidy(rows, settings.data.clean)
+            tidy.tidy(rows, settings.data.clean)
             for row in rows:
                 row.split = "test"
             return ledger.examples(rows)

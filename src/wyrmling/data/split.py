@@ -19,7 +19,7 @@ from wyrmling.data.dedup import Clusters
 from wyrmling.data.rows import Row
 
 SHARE = 0.1
-MAX_VAL_ROWS = 2_000
+MAX_VAL_ROWS, MAX_TEST_ROWS = 2_000, 10_000
 
 # Rows that the task is scored on: only they are held out for the test, all others are there to learn from.
 SCORED: dict[Task, Kind] = {
@@ -80,7 +80,7 @@ def _shares(settings: Split, kept: list[Row], free: int) -> tuple[float, float]:
     if val is None:
         val = 0.0 if "val" in fixed else min(SHARE, MAX_VAL_ROWS / max(free, 1))
     if test is None:
-        test = 0.0 if "test" in fixed else SHARE
+        test = 0.0 if "test" in fixed else min(SHARE, MAX_TEST_ROWS / max(free, 1))
     return val, test
 
 

@@ -79,7 +79,7 @@ def read_file(project: Project, file: Path) -> list[Example]:
     Raises   BadInput naming the first row that can't be read or has nothing to score: a test is never cut silently
     """
     from wyrmling.data import read
-    from wyrmling.data.run import tidy
+    from wyrmling.data.tidy import tidy
 
     task = project.settings.objective.task
     if not file.is_file():

@@ -144,7 +144,7 @@ def _facts(
 
 
 def _from_sources(project: Project, origins: Sequence[Origin]) -> Known:
-    from wyrmling.data import split
+    from wyrmling.data import split, tidy
     from wyrmling.data.duplicates import mark_duplicates
     from wyrmling.tokenizer import bpe
 
@@ -152,8 +152,10 @@ def _from_sources(project: Project, origins: Sequence[Origin]) -> Known:
     heads = {origin.name: _head(project, origin) for origin in origins}
     scale = {name: times for name, (_, times) in heads.items()}
     rows = [row for found, _ in heads.values() for row in found]
+    for row in rows:
+        tidy.measure(row)
     # Exact duplicates cost little to find; near ones are left to the data stage.
-    mark_duplicates(rows, settings.data.dedup.model_copy(update={"near": False}), list(settings.data.sources))
+    mark_duplicates(rows, settings.data.dedup, list(settings.data.sources), None)
     rows = [row for row in rows if row.alive]
     split.assign(rows, settings.data.split, seed=settings.seed, task=settings.objective.task)
     by_split: Counter[str | None] = Counter()

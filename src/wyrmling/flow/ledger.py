@@ -19,6 +19,7 @@ from wyrmling.flow.stages import Said
 
 if TYPE_CHECKING:
     from wyrmling.data.rows import Row
+    from wyrmling.data.stored import Stored
 
 EXAMPLES, SNIPPET_CHARS = 3, 100
 SHOWN_ROWS = 20
@@ -28,15 +29,16 @@ def preview(project: Project) -> Said:
     """What each rule would drop, with examples; nothing is written. The problem that would stop the stage is said."""
     from wyrmling.data import guards, ledger, run
 
-    rows, findings = run.look(project)
-    figures = ledger.figures(rows, findings)
-    try:
-        guards.check(rows, project.settings)
-        problem = None
-    except WyrmlingError as error:
-        problem = str(error)
+    with run.look(project) as (stored, findings):
+        rows = stored.rows
+        figures = ledger.figures(rows, findings)
+        try:
+            guards.check(rows, project.settings)
+            problem = None
+        except WyrmlingError as error:
+            problem = str(error)
+        examples = _examples(stored, project.settings.data.clean.region)
     document = {name: figures[name] for name in ("read", "kept", "dropped", "errors", "by_rule", "changes", "splits")}
-    examples = _examples(rows, project.settings.data.clean.region)
     document |= {"examples": examples, "warnings": guards.losses(rows), "problem": problem, "artifact": None}
     lines = [
         f"dry run, nothing is written: would read {figures['read']:,}  keep {figures['kept']:,}  "
@@ -48,16 +50,20 @@ def preview(project: Project) -> Said:
     return document, "\n".join(lines + ([f"the stage would stop: {problem}"] if problem else []))
 
 
-def _examples(rows: Sequence[Row], region: str) -> dict[str, list[dict[str, Any]]]:
+def _examples(stored: Stored, region: str) -> dict[str, list[dict[str, Any]]]:
     """The first rows that each rule drops, with private data masked."""
     from wyrmling.data.pii import mask
 
+    first: dict[str, list[Row]] = defaultdict(list)
+    for row in stored.rows:
+        if not row.alive and len(of_rule := first[row.rules[-1]]) < EXAMPLES:
+            of_rule.append(row)
+    bodies = stored.bodies([row for of_rule in first.values() for row in of_rule])
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        of_rule = found[row.rules[-1]] if not row.alive else []
-        if not row.alive and len(of_rule) < EXAMPLES:
-            (text,), _ = mask([" ".join(row.body[: 4 * SNIPPET_CHARS].split())], region)
-            of_rule.append(
+    for rule, of_rule in first.items():
+        for row in of_rule:
+            (text,), _ = mask([" ".join(bodies[row.row_id][: 4 * SNIPPET_CHARS].split())], region)
+            found[rule].append(
                 {
                     "row_id": row.row_id,
                     "origin": row.origin,
