@@ -162,18 +162,22 @@ class Model(nn.Module):
 
         rows_R   int64 indices of the wanted tokens (for classes and embed: of the wanted documents). None: all of them
         """
-        if self.head.design.pool is None:
-            hidden = self.body(tokens_N, segments, rows_R)
-        elif self.head.design.pool == "mean":
-            hidden = mean_pool(self.body(tokens_N, segments), segments)
-            hidden = hidden if rows_R is None else hidden[rows_R]
-        else:
-            where_S = segments.starts_S(tokens_N.device)
-            if self.head.design.pool == "last":
-                where_S = where_S + torch.tensor(segments.lengths, device=tokens_N.device) - 1
-            hidden = self.body(tokens_N, segments, where_S if rows_R is None else where_S[rows_R])
-        features: Tensor = self.head(hidden)
+        features: Tensor = self.head(self.hidden(tokens_N, segments, rows_R))
         return features
+
+    def hidden(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
+        """What the head is applied to, (R, D): the body's hidden states of the wanted tokens or documents."""
+        if self.head.design.pool is None:
+            hidden: Tensor = self.body(tokens_N, segments, rows_R)
+            return hidden
+        if self.head.design.pool == "mean":
+            hidden = mean_pool(self.body(tokens_N, segments), segments)
+            return hidden if rows_R is None else hidden[rows_R]
+        where_S = segments.starts_S(tokens_N.device)
+        if self.head.design.pool == "last":
+            where_S = where_S + torch.tensor(segments.lengths, device=tokens_N.device) - 1
+        hidden = self.body(tokens_N, segments, where_S if rows_R is None else where_S[rows_R])
+        return hidden
 
     def project(self, features_RD: Tensor) -> Tensor:
         """Logits of features, (R, V) or (R, C)."""
