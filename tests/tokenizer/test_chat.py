@@ -90,24 +90,30 @@ def test_the_prompt_of_training_is_the_prompt_of_serving(tokenizer: Tokenizer, a
     assert learn.index(True) == len(prompt)
 
 
-def test_a_generation_tag_changes_nothing(scratch: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tagged = chat.TEMPLATE.replace("{{ '<|im_start|>'", "{% generation %}{{ '<|im_start|>'", 1).replace(
-        "{% endfor %}", "{% endgeneration %}{% endfor %}"
-    )
-    assert chat.render(with_template(scratch, tmp_path / "t", tagged), CONVERSATION) == chat.render(
-        tokenizer, CONVERSATION
-    )
-
-
-def test_a_template_that_rewrites_earlier_turns_is_refused(scratch: Path, tmp_path: Path) -> None:
+def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer(scratch: Path, tmp_path: Path) -> None:
     last_only = (
         "{% for m in messages %}{{ m.role }}: {{ m.content if loop.last or m.role == 'user' else '...' }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
     )
+    tokenizer = with_template(scratch, tmp_path / "t", last_only)
+    ids, learn = chat.render(tokenizer, CONVERSATION[1:])
+    assert tokenizer.decode(id_ for id_, is_learned in zip(ids, learn, strict=True) if is_learned) == (
+        "We send a new one.\n"
+    )
+    assert "the last answer" in chat.learned_rule(tokenizer)
+
+
+def test_a_template_that_never_shows_what_it_asks_for_is_refused_for_learning(scratch: Path, tmp_path: Path) -> None:
     tokenizer = with_template(
-        scratch, tmp_path / "t", last_only + "{% if add_generation_prompt %}assistant: {% endif %}"
+        scratch,
+        tmp_path / "t",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: <think>{% endif %}",
     )
-    with pytest.raises(BadInput, match="message 3 differently once others follow"):
-        chat.render(tokenizer, CONVERSATION)
+    with pytest.raises(BadInput, match="unclear what would be learned"):
+        chat.render(tokenizer, CONVERSATION[1:])
+    prompt, _ = chat.render(tokenizer, CONVERSATION[1:4], add_generation_prompt=True)
+    assert tokenizer.decode(prompt).endswith("assistant: <think>")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,20 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(scratch: Path, tmp_pa
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe|not safely callable"),
         ("{{ messages[0]['content'] + 1 }}", "refuses the messages"),
+        ("{{ cycler.__init__.__globals__ }}", "unsafe"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not come to an end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        (
+            "{% set s = namespace(x='ab') %}{% for a in range(99) %}{% set s.x = s.x ~ s.x %}{% endfor %}",
+            "grows beyond",
+        ),
+        (
+            "{% set s = namespace(x='ab') %}{% for a in range(99) %}{% set s.x = s.x + s.x %}{% endfor %}",
+            "grows beyond",
+        ),
+        ("{{ 'a' * 10 ** 12 }}", "too long"),
+        ("{{ 9 ** 9 ** 9 }}", "too large"),
+        ("{{ lipsum(1000000) }}", "lipsum"),
     ],
 )
 def test_a_template_that_fails_or_attacks_is_a_clear_error(
@@ -141,6 +161,7 @@ def test_a_tokenizer_without_a_template_says_so(scratch: Path, tmp_path: Path) -
         chat.render(Tokenizer.load(tmp_path / "t"), CONVERSATION)
 
 
-def test_a_template_that_is_not_jinja_is_named(scratch: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["{% for %}", "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}"])
+def test_a_template_that_is_not_jinja_is_named(scratch: Path, tmp_path: Path, template: str) -> None:
     with pytest.raises(CorruptArtifact, match="not valid Jinja"):
-        with_template(scratch, tmp_path / "t", "{% for %}")
+        with_template(scratch, tmp_path / "t", template)

@@ -19,7 +19,7 @@ import tokenizers
 
 from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput, CorruptArtifact
-from wyrmling.tokenizer import bpe, chat
+from wyrmling.tokenizer import bpe, chat, sandbox, spacing
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -60,6 +60,7 @@ class Tokenizer:
         self.sha256 = sha256
         added = hf.get_added_tokens_decoder()
         self.special_ids = {token.content: id_ for id_, token in sorted(added.items()) if token.special}
+        self._swallows = {token.content: (token.lstrip, token.rstrip) for token in added.values() if token.special}
         self._added = {id_: token.content.encode() for id_, token in added.items() if not token.special}
         self.is_byte_level = "ByteLevel" in str(hf.decoder)
 
@@ -124,8 +125,27 @@ class Tokenizer:
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids after which an answer is over: the end of a turn and the end of text."""
-        return tuple(sorted({id_ for id_ in (self.eos_id, self.im_end_id) if id_ is not None}))
+        """The ids after which an answer is over: the end of text, and what the chat template ends a turn with."""
+        return tuple(sorted({id_ for id_ in (self.eos_id, self.im_end_id, chat.turn_end(self)) if id_ is not None}))
+
+    @cached_property
+    def chat_switches(self) -> dict[str, bool]:
+        """What the chat template is told beside the messages."""
+        return chat.switches(self) or {}
+
+    @cached_property
+    def shows_answers_as_asked(self) -> bool:
+        """False when the chat template shows an answer in another form than it asks the model for."""
+        return chat.switches(self) is not None
+
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Splits a text at special tokens, and keeps them."""
+        return chat.special_pattern(self.special_ids)
+
+    def swallows(self, special: str) -> tuple[bool, bool]:
+        """Whether a special token takes in the white space before it, and behind it."""
+        return self._swallows[special]
 
     @cached_property
     def vocab_size(self) -> int:
@@ -134,10 +154,23 @@ class Tokenizer:
 
     # ---- text to ids ----
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without special tokens. A lone surrogate becomes U+FFFD."""
-        ids: list[int] = self._hf.encode(bpe.without_surrogates(text), add_special_tokens=False).ids
+    def encode(self, text: str, *, opening: bool = True) -> list[int]:
+        """The ids of `text`, without special tokens. A lone surrogate becomes U+FFFD.
+
+        opening   False: the text goes on from another, so no space is put before it, as some vocabularies do
+        """
+        hf = self._hf if opening or self.opens == "never" else self._without_opening
+        ids: list[int] = hf.encode(bpe.without_surrogates(text), add_special_tokens=False).ids
         return ids
+
+    @cached_property
+    def opens(self) -> spacing.Opens:
+        """Where this vocabulary puts a space before a text that has none."""
+        return spacing.opens(self._hf)
+
+    @cached_property
+    def _without_opening(self) -> tokenizers.Tokenizer:
+        return spacing.without_opening(self._hf)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
@@ -287,7 +320,7 @@ def _template(folder: Path, config: dict[str, Any]) -> jinja2.Template | None:
     if source is None:
         return None
     try:
-        return chat.environment().from_string(source)
+        return sandbox.Sandbox().from_string(source)
     except jinja2.TemplateError as error:
         raise CorruptArtifact(
             f"the chat template is not valid Jinja: {error}", where=path, fix="restore the file"
