@@ -34,9 +34,8 @@ def dropped(rows: list[Row]) -> list[str]:
     before = [made.body for made in rows if made.split != "train"]
     held = held_out(rows)
     index = Index.build((item.body, item.kind == "document") for item in held)
-    words: dict[str, int] = {}
     learned = [made for made in rows if made.split == "train"]
-    found = [(made, index.find(made.body, words)) for made in learned]
+    found = [(made, index.find(made.body)) for made in learned]
     drop_overlaps(held, [(made, overlap) for made, overlap in found if overlap is not None])
     held = [made for made in rows if made.split != "train"]
     assert [made.body for made in held] == before

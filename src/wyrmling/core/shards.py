@@ -7,6 +7,7 @@ returned and what it said; after a crash only the others are done. The engine ne
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -119,7 +120,7 @@ def _on_ray(work: Callable[[Any, Path], None], left: Sequence[tuple[Any, Path]],
     if started:
         # RAY_ADDRESS names a cluster; without it Ray starts here, with as many processes as workers are allowed.
         here = None if os.environ.get("RAY_ADDRESS") else workers
-        ray.init(num_cpus=here, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        ray.init(num_cpus=here, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wyrmling.core.log import warn
-from wyrmling.data.dedup import hash_words, mix_runs, split_words
+from wyrmling.data.dedup import mix_runs
+from wyrmling.data.matching import word_hashes
 from wyrmling.data.rows import Row
 
 if TYPE_CHECKING:
@@ -82,10 +83,9 @@ class Index:
         """The index of texts, each with whether it is running text. Rows below 8 words give no runs."""
         import numpy as np
 
-        words: dict[str, int] = {}
         sizes, longs, shorts = [], [], []
         for text, running in texts:
-            hashes = hash_words(split_words(text), words)
+            hashes = word_hashes(text)
             sizes.append(len(hashes))
             longs.append(mix_runs(hashes, LONG_RUN) if not running else hashes[:0])
             shorts.append(mix_runs(hashes, SHORT_RUN))
@@ -108,11 +108,11 @@ class Index:
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{one.name: arrays[one.name] for one in fields(cls)})
 
-    def find(self, text: str, words: dict[str, int]) -> Overlap | None:
-        """The held-out row that a text gives away; None when there is none. `words` remembers hashes between texts."""
+    def find(self, text: str) -> Overlap | None:
+        """The held-out row that a text gives away; None when there is none."""
         import numpy as np
 
-        hashes = hash_words(split_words(text), words)
+        hashes = word_hashes(text)
         shared = _places(self.short_runs, np.unique(mix_runs(hashes, SHORT_RUN)))
         if not len(shared):
             return None
