@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from wyrmling.model.design import FamilyName
+from wyrmling.model.design import FAMILIES, FamilyName
 from wyrmling.model.heads import HeadName, Model
 from wyrmling.model.transformer import ModelConfig
 
@@ -24,16 +24,17 @@ class Tiny:
     vocab, classes = VOCAB, CLASSES
 
     def config(self, family: FamilyName = "qwen3", **changes: Any) -> ModelConfig:
-        encoder = family == "modernbert"
+        encoder = not FAMILIES[family].causal
+        plain = encoder or family in ("gpt2", "gpt_neox", "bloom", "falcon")
         sizes: dict[str, Any] = {
             "family": family,
             "vocab_size": VOCAB,
             "width": 32,
             "layers": 3,
             "heads": 4,
-            "kv_heads": 4 if encoder else 2,
+            "kv_heads": 4 if plain else 2,
             # Heads times head width differs from the width where the family allows it, to find mixed-up sizes.
-            "head_dim": 8 if encoder else 16,
+            "head_dim": 8 if plain else 16,
             "ffn": 48,
             "context": 64,
             "tied": encoder,
@@ -41,7 +42,7 @@ class Tiny:
         return ModelConfig(**(sizes | changes))
 
     def model(self, family: FamilyName = "qwen3", head: HeadName | None = None, seed: int = 0, **changes: Any) -> Model:
-        head = head or ("masked" if family == "modernbert" else "next")
+        head = head or ("next" if FAMILIES[family].causal else "masked")
         model = Model(self.config(family, **changes), head, CLASSES, seed=seed)
         self.randomise(model, seed)
         return model.eval()
@@ -60,11 +61,11 @@ class Tiny:
     def flat(self, documents: list[list[int]]) -> torch.Tensor:
         return torch.tensor([token for document in documents for token in document])
 
-    def judge(self, folder: Path) -> Any:
+    def judge(self, folder: Path, kernel: str = "eager") -> Any:
         """The folder as transformers reads it; it may miss nothing and leave nothing over."""
         name = transformers.AutoConfig.from_pretrained(folder).architectures[0]
         model, info = getattr(transformers, name).from_pretrained(
-            folder, output_loading_info=True, attn_implementation="eager"
+            folder, output_loading_info=True, attn_implementation=kernel
         )
         assert not any(info.values()), info
         return model.eval()

@@ -116,13 +116,13 @@ def test_a_tied_model_with_a_different_output_matrix_becomes_untied(tiny, tmp_pa
         ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "'mamba'"),
         ({"architectures": None}, "not supported"),
         ({"auto_map": {"AutoModel": "mine.Model"}}, "own Python code"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2}}, "yarn"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
-        ({"hidden_size": None}, "hidden_size"),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}, "Gemma3ForConditional"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2}}, "dynamic"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "mrope", "factor": 2}}, "rope_type = 'mrope'"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types = 'linear_attention'"),
+        ({"attention_bias": True}, "bias"),
+        ({"hidden_size": None}, "lacks the key 'hidden_size'"),
     ],
 )
 def test_a_config_that_cannot_be_computed_is_refused_by_name(tiny, tmp_path, change, message):
@@ -133,10 +133,22 @@ def test_a_config_that_cannot_be_computed_is_refused_by_name(tiny, tmp_path, cha
         folder.load(tmp_path)
 
 
-def test_modernbert_with_windows_or_cls_pooling_is_refused(tiny, tmp_path):
-    for change, message in (({"layer_types": None}, "global_attn"), ({"classifier_pooling": "cls"}, "pooling")):
-        folder.save(tiny.model("modernbert", "classes"), tmp_path, None, about("classes"))
-        config = json.loads((tmp_path / "config.json").read_text()) | change | {"global_attn_every_n_layers": 3}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(BadInput, match=message):
-            folder.load(tmp_path)
+@pytest.mark.parametrize(
+    ("family", "head", "change", "message"),
+    [
+        ("modernbert", "masked", {"classifier_activation": "relu"}, "classifier_activation = 'relu'"),
+        ("modernbert", "masked", {"decoder_bias": False}, "decoder_bias = False"),
+        ("bert", "masked", {"is_decoder": True}, "is_decoder = True"),
+        ("bert", "masked", {"position_embedding_type": "relative_key"}, "relative_key"),
+        ("gpt2", "next", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("bloom", "next", {"apply_residual_connection_post_layernorm": True}, "post_layernorm"),
+        ("gemma3_text", "next", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("falcon", "next", {"new_decoder_architecture": True, "parallel_attn": False}, "parallel_attn"),
+    ],
+)
+def test_arithmetic_that_is_not_implemented_is_refused_by_name(tiny, tmp_path, family, head, change, message):
+    folder.save(tiny.model(family, head), tmp_path, None, about(head))
+    config = json.loads((tmp_path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=message):
+        folder.load(tmp_path)
