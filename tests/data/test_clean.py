@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wyrmling.data import clean
 from wyrmling.data.clean import (
     clean_row,
     clean_text,
     drop_running_heads,
+    repair_characters,
     repair_surrogates,
 )
 from wyrmling.data.rows import Row
@@ -50,6 +53,25 @@ def test_cleaned_text_is_nfc_without_control_characters_or_outer_space(text: str
     assert cleaned == cleaned.strip()
     assert not any(unicodedata.category(char) == "Cc" and char not in "\t\n" for char in cleaned)
     assert "\n\n\n" not in cleaned
+
+
+@settings(max_examples=300)
+@given(
+    st.text(st.sampled_from("aé“’—…ж Ωß漢🎉Ãâ€œ©\u00a0\x92\x85?\x1a\ufffdﬁＡ\u0301&;lt\n"), max_size=12),
+    st.sampled_from(["latin-1", "cp1252", "cp1251", "cp437", "mac_roman", "utf-8"]),
+    st.booleans(),
+)
+def test_lines_that_are_not_shown_to_ftfy_would_not_be_changed_by_it(text: str, encoding: str, entities: bool) -> None:
+    text = text.encode().decode(encoding, "replace")
+    cleaned = repair_characters(text, entities=entities)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clean, "TYPOGRAPHY", re.compile("(?!)"))
+        patch.setattr(clean, "_is_whole", lambda line, width: False)
+        assert repair_characters(text, entities=entities) == cleaned
+
+
+def test_colours_of_a_terminal_are_not_text() -> None:
+    assert clean_text("\x1b[31mError\x1b[0m: – done") == "Error: – done"
 
 
 @given(st.text(st.sampled_from("ab .,\n\té“”&;<漢\u00a0\u200b\r"), max_size=60))

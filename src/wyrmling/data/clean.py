@@ -15,8 +15,10 @@ from wyrmling.data.rows import Row
 # Zero-width joiner and non-joiner (U+200C, U+200D) carry meaning in Persian, Indic scripts and emoji: they stay.
 INVISIBLE = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff\ufffe\uffff"
 NEWLINES = "\x0b\x0c\x85\u2028\u2029"
-SPACES = "\u00a0\u2000-\u200a\u202f\u205f"
-ODD = re.compile(f"[{INVISIBLE}]|([{NEWLINES}])|([{SPACES}])")
+SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"
+ODD = re.compile(f"[{INVISIBLE}{NEWLINES}{SPACES}]")
+PLAIN_FOR = dict.fromkeys(NEWLINES, "\n") | dict.fromkeys(SPACES, " ")
+TERMINAL = re.compile(r"\x1b\[[\d;]*[A-Za-z]")  # colours and the like, as programs print them
 LINE_END = re.compile(r"[ \t]+(?=\n)")
 BLANK_LINES = re.compile(r"\n{3,}")
 PLAIN = re.compile(r"[\t\n\x20-\x25\x27-\x7e]*")  # ASCII without control characters and without &
@@ -60,14 +62,12 @@ def repair_characters(text: str, *, entities: bool = True) -> str:
     """
     if PLAIN.fullmatch(text):
         return text
+    if "\x1b" in text:
+        text = TERMINAL.sub("", text)
     text = _fix(text, entities)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return ODD.sub(_plain, text)
-
-
-def _plain(odd: re.Match[str]) -> str:
-    return ("", "\n", " ")[odd.lastindex or 0]
+    return ODD.sub(lambda odd: PLAIN_FOR.get(odd[0], ""), text)
 
 
 def tidy_space(text: str, *, indented: bool = False) -> str:
@@ -95,21 +95,23 @@ def _fix(text: str, entities: bool) -> str:
     if not entities and TYPOGRAPHY.fullmatch(text):
         return text
     width = CJK.search(text) is None
-    suspect = _suspects(width)
     lines = text.split("\n")
     for number, line in enumerate(lines):
-        if (entities and "&" in line) or not (
-            line.isascii()
-            or TYPOGRAPHY.fullmatch(line)
-            or (suspect.search(line) is None and unicodedata.is_normalized("NFC", line))
-        ):
+        if (entities and "&" in line) or not (line.isascii() or TYPOGRAPHY.fullmatch(line) or _is_whole(line, width)):
             lines[number] = _fix_line(line, entities, width)
     return "\n".join(lines)
 
 
+def _is_whole(line: str, width: bool) -> bool:
+    start, suspect = _suspects(width)
+    return (start.search(line) is None or suspect.search(line) is None) and unicodedata.is_normalized("NFC", line)
+
+
 @lru_cache
-def _suspects(width: bool) -> re.Pattern[str]:
+def _suspects(width: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """What ftfy may change in a line: UTF-8 read in another encoding, control characters, ligatures, full width.
+
+    The first pattern says quickly for most lines that the second has nothing to find.
 
     The first byte of a sequence can only be followed by continuation bytes, or by what is left of one: a space for a
     no-break space, a replacement character, a question mark (`ALTERED_UTF8_RE` and `LOSSY_UTF8_RE` of ftfy.chardata).
@@ -121,12 +123,13 @@ def _suspects(width: bool) -> re.Pattern[str]:
         found = {char for name in chardata.CHARMAP_ENCODINGS for char in raw.decode(name, "ignore")}
         return "".join(map(re.escape, sorted(found)))
 
+    two, three, four = chars(*range(0xC0, 0xE0)), chars(*range(0xE0, 0xF0)), chars(*range(0xF0, 0xF5))
     rest = chars(*range(0x80, 0xC0)) + "\x1a\ufffd"
     altered = chars(0xC2, 0xC3, 0xC5, 0xCE, 0xD0, 0xD9)
-    single = "".join(map(chr, [*chardata.LIGATURES, *(chardata.WIDTH_MAP if width else ())]))
-    return re.compile(
-        f"[{chars(*range(0xC0, 0xE0))}][{rest}]|[{altered}][ ?]|[{chars(*range(0xE0, 0xF0))}][{rest} ?]{{2}}"
-        f"|[{chars(*range(0xF0, 0xF5))}][{rest} ?]{{3}}|[{re.escape(single)}\x1a\x1b\x7f-\x9f]"
+    wide = chardata.WIDTH_MAP if width else ()
+    single = "".join(re.escape(chr(code)) for code in [*chardata.LIGATURES, *wide]) + "\x1a\x7f-\x9f"
+    return re.compile(f"[{two}{three}{four}{single}]"), re.compile(
+        f"[{two}][{rest}]|[{altered}][ ?]|[{three}][{rest} ?]{{2}}|[{four}][{rest} ?]{{3}}|[{single}]"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,10 +33,6 @@ NO_SHINGLE = 0xFFFFFFFF
 BUCKET_PAIRS = 64
 SEED = 0x5DEECE66D
 
-DIGITS = re.compile(r"\d+")
-# Scripts without spaces between words: every character counts as a word.
-UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
-
 
 def digest(text: str) -> bytes:
     """16 bytes that are equal for texts of the same matching form."""
@@ -66,24 +61,6 @@ class Clusters:
         for item in range(len(self._parent)):
             members[self.root(item)].append(item)
         return (group for group in members.values() if len(group) > 1)
-
-
-def split_words(text: str) -> list[str]:
-    """Words for shingles: matching form, every number as 0, and single characters in scripts without spaces."""
-    form = matching_form(text)
-    if not form.isascii():
-        form = UNSPACED.sub(r" \1 ", form)
-    return DIGITS.sub("0", form).split()
-
-
-def hash_words(words: Sequence[str], known: dict[str, int]) -> Hashes:
-    """One 64-bit hash per word. `known` remembers them: words repeat."""
-    import numpy as np
-
-    for word in words:
-        if word not in known:
-            known[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-    return np.fromiter((known[word] for word in words), np.uint64, len(words))
 
 
 def mix_runs(hashes: Hashes, size: int) -> Hashes:
@@ -162,21 +139,6 @@ def _multipliers() -> tuple[Hashes, Hashes]:
     random = np.random.Generator(np.random.PCG64(SEED))
     a = random.integers(0, 2**64, BANDS * BAND_ROWS, np.uint64) | np.uint64(1)
     return a, random.integers(0, 2**64, BANDS * BAND_ROWS, np.uint64)
-
-
-class Shingles:
-    """The sets of 5-word shingles of some texts, held in memory: `sets[i]` is sorted, unique, maybe empty."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self.sets: list[Hashes] = [shingle_hashes(text) for text in texts]
-
-    def jaccard(self, one: int, other: int) -> float:
-        """Size of the intersection over size of the union; 0 for two empty sets."""
-        return jaccard(self.sets[one], self.sets[other])
-
-    def near_pairs(self, threshold: float) -> Iterator[tuple[int, int]]:
-        """As `near_pairs` of signatures."""
-        return near_pairs(signatures(self.sets), self.sets.__getitem__, threshold)
 
 
 def jaccard(one: Hashes, other: Hashes) -> float:

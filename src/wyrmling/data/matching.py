@@ -1,36 +1,27 @@
-"""Texts as they are compared, without regard to case, punctuation and spacing: as strings and as hashes of words.
-
-Whole texts are taken through tables of code points at once, because a loop over words in Python would take most of the
-time that the data stage needs.
-"""
+"""Texts as they are compared, without regard to case, punctuation and spacing; words as hashes."""
 
 from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from wyrmling.data.characters import CODES, UNSPACED, codes_of, digits, letters, punctuation, unspaced, white_space
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Hashes = NDArray[np.uint64]
+    Counts = NDArray[np.int64]
 
 ASCII_PUNCTUATION = "!\"#%&'()*,-./:;?@[\\]_{}"
 ASCII_FORM = bytes.maketrans(
     string.ascii_uppercase.encode() + ASCII_PUNCTUATION.encode() + b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f",
     string.ascii_lowercase.encode() + b" " * (len(ASCII_PUNCTUATION) + 9),
 )
-CODES = 0x110000
-# From this code point on there is no punctuation, white space or digit.
-PLAIN_CODES = 0x20000
-# Scripts without spaces between words: every character counts as a word. Thai to Lao, Myanmar, Khmer, kana, Han.
-UNSPACED = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF),
-)  # fmt: skip
 SPACE = re.compile(r"\s")
 BLOCK_CHARS = 2**18
 POWER = 0x9E3779B97F4A7C15  # any odd number is invertible modulo 2^64
@@ -48,7 +39,7 @@ def matching_form(text: str) -> str:
     if text.isascii():
         form = b" ".join(text.encode().translate(ASCII_FORM).split()).decode()
     else:
-        codes = _codes(text.casefold())
+        codes = codes_of(text.casefold())
         space = _spaces()[codes]
         keep = ~space
         keep[1:] |= ~space[:-1]
@@ -64,7 +55,24 @@ def word_hashes(text: str) -> Hashes:
     """
     import numpy as np
 
-    return np.concatenate([np.empty(0, np.uint64), *map(_hash_words, _blocks(text))])
+    return np.concatenate([np.empty(0, np.uint64), *map(_matching_hashes, _blocks(text))])
+
+
+class Words(NamedTuple):
+    """The words of a text as white space divides them: equal words, equal hashes; characters and letters in each."""
+
+    hashes: Hashes
+    lengths: Counts
+    letters: Counts
+
+
+def words_of(text: str) -> Words:
+    """The words of the text, written exactly so."""
+    import numpy as np
+
+    none = np.empty(0, np.int64)
+    parts = [Words(none.astype(np.uint64), none, none), *map(_exact_words, _blocks(text))]
+    return Words(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _blocks(text: str) -> Iterator[str]:
@@ -79,12 +87,11 @@ def _blocks(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _hash_words(text: str) -> Hashes:
+def _matching_hashes(text: str) -> Hashes:
     import numpy as np
 
-    ascii = text.isascii()
-    codes = np.frombuffer(text.encode(), np.uint8) if ascii else _codes(text.casefold())
-    values = _values()[codes]
+    codes = codes_of(text if text.isascii() else text.casefold())
+    values = _matching_values()[codes]
     digit = values == DIGIT
     again = digit[1:] & digit[:-1]
     if again.any():
@@ -93,32 +100,43 @@ def _hash_words(text: str) -> Hashes:
     inside = values != 0
     start = inside.copy()
     start[1:] &= ~inside[:-1]
-    if not ascii and codes.max(initial=0) >= UNSPACED[0][0]:
-        alone = _unspaced()[codes]
-        start |= alone
+    if codes.max(initial=0) >= UNSPACED[0][0]:
+        alone = unspaced()[codes]
+        start |= alone & inside
         start[1:] |= alone[:-1] & inside[1:]
+    return _sums(values, np.flatnonzero(start))
+
+
+def _exact_words(text: str) -> Words:
+    import numpy as np
+
+    codes = codes_of(text)
+    values = _exact_values()[codes]
+    inside = values != 0
+    start = inside.copy()
+    start[1:] &= ~inside[:-1]
     first = np.flatnonzero(start)
     if not len(first):
+        return Words(np.empty(0, np.uint64), first, first)
+    counts = (np.add.reduceat(flags, first, dtype=np.int64) for flags in (inside, letters()[codes]))
+    return Words(_sums(values, first), *counts)
+
+
+def _sums(values: Hashes, first: Counts) -> Hashes:
+    """A hash for each word that starts at `first`: the sum of its characters' values times powers of an odd number.
+
+    The powers, modulo 2^64, run through the whole text, so the sum is divided by the one at which the word starts.
+    """
+    import numpy as np
+
+    if not len(first):
         return np.empty(0, np.uint64)
-    # A word's hash is the sum of its characters' values times powers of an odd number, modulo 2^64: the powers run
-    # through the whole text, and the sum is divided by the one at which the word starts. Spaces have the value 0.
-    powers, inverses = _powers(len(values))
+    powers, inverses = _powers(1 << max(len(values) - 1, BLOCK_CHARS - 1).bit_length())
     return np.add.reduceat(values * powers[: len(values)], first) * inverses[first]
 
 
-def _codes(text: str) -> NDArray[np.uint32]:
-    import numpy as np
-
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
-def _powers(count: int) -> tuple[Hashes, Hashes]:
-    """Powers of POWER modulo 2^64 from 0 on, at least `count`, and their inverses."""
-    return _power_table(1 << max(count - 1, BLOCK_CHARS - 1).bit_length())
-
-
 @lru_cache(maxsize=2)
-def _power_table(count: int) -> tuple[Hashes, Hashes]:
+def _powers(count: int) -> tuple[Hashes, Hashes]:
     import numpy as np
 
     def powers_of(number: int) -> Hashes:
@@ -131,29 +149,12 @@ def _power_table(count: int) -> tuple[Hashes, Hashes]:
 
 @lru_cache(maxsize=1)
 def _spaces() -> NDArray[np.bool_]:
-    """By code point: True for white space and punctuation."""
-    import numpy as np
-
-    table = np.zeros(CODES, bool)
-    for code in range(PLAIN_CODES):
-        char = chr(code)
-        table[code] = char.isspace() or unicodedata.category(char).startswith("P")
-    return table
+    return white_space() | punctuation()
 
 
 @lru_cache(maxsize=1)
-def _unspaced() -> NDArray[np.bool_]:
-    import numpy as np
-
-    table = np.zeros(CODES, bool)
-    for first, last in UNSPACED:
-        table[first : last + 1] = True
-    return table & ~_spaces()
-
-
-@lru_cache(maxsize=1)
-def _values() -> Hashes:
-    """By code point: a random number; DIGIT for digits, 0 for spaces and punctuation, small letters for capitals."""
+def _exact_values() -> Hashes:
+    """By code point: a random number, and 0 for white space."""
     import numpy as np
 
     # splitmix64 (Steele, Lea and Flood 2014).
@@ -161,7 +162,15 @@ def _values() -> Hashes:
     table = (table ^ (table >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     table = (table ^ (table >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     table ^= table >> np.uint64(31)
-    table[[code for code in range(PLAIN_CODES) if chr(code).isdecimal()]] = DIGIT
+    table[white_space()] = 0
+    return table
+
+
+@lru_cache(maxsize=1)
+def _matching_values() -> Hashes:
+    """As `_exact_values`, one number for all digits, 0 for punctuation too, capitals as small letters."""
+    table = _exact_values().copy()
+    table[digits()] = DIGIT
+    table[punctuation()] = 0
     table[ord("A") : ord("Z") + 1] = table[ord("a") : ord("z") + 1]
-    table[_spaces()] = 0
     return table
