@@ -227,12 +227,17 @@ def _data(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each rule would drop, with examples; write nothing.")
     ] = False,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="What runs the passes: processes (default) or ray.", metavar="NAME")
+    ] = None,
     project: ProjectOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
+    if engine is not None:
+        overrides = [*(overrides or ()), f'machine.engine="{engine}"']
     given = {"project": project, "overrides": overrides, "as_json": as_json, "quiet": quiet, "debug": debug}
     if context.invoked_subcommand is None:
         make_data(dry_run=dry_run, **given)

@@ -116,31 +116,26 @@ def _on_ray(work: Callable[[Any, Path], None], left: Sequence[tuple[Any, Path]],
         ) from error
     if not left:
         return
-    started = not ray.is_initialized()
-    if started:
-        # RAY_ADDRESS names a cluster; without it Ray starts here, with as many processes as workers are allowed.
+    if not ray.is_initialized():
+        # RAY_ADDRESS names a cluster; without it Ray starts here, with as many processes as workers are allowed. It
+        # stays until this process ends: the next pass needs it too.
         here = None if os.environ.get("RAY_ADDRESS") else workers
         ray.init(num_cpus=here, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        rows = ray.data.from_items([{"unit": number} for number in range(len(left))], override_num_blocks=len(left))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    rows = ray.data.from_items([{"unit": number} for number in range(len(left))], override_num_blocks=len(left))
 
-        def one(row: dict[str, Any]) -> dict[str, Any]:
-            unit, file = left[row["unit"]]
-            try:
-                work(unit, file)
-            except WyrmlingError as error:
-                return {"problem": [type(error).__name__, error.what, error.where, error.fix]}
-            return {"problem": None}
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        unit, file = left[row["unit"]]
+        try:
+            work(unit, file)
+        except WyrmlingError as error:
+            return {"problem": [type(error).__name__, error.what, error.where, error.fix]}
+        return {"problem": None}
 
-        for answer in rows.map(one).iter_rows():
-            if (problem := answer["problem"]) is not None:
-                kind, what, where, fix = problem
-                raise getattr(errors, kind)(what, where=where, fix=fix)
-            done()
-    finally:
-        if started:
-            ray.shutdown()
-
+    for answer in rows.map(one).iter_rows():
+        if (problem := answer["problem"]) is not None:
+            kind, what, where, fix = problem
+            raise getattr(errors, kind)(what, where=where, fix=fix)
+        done()
