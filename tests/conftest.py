@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from shell import write_small_project, wyrmling
 
@@ -17,10 +18,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small project, run once for the whole session. Tests must not change it."""
-    folder = write_small_project(tmp_path_factory.mktemp("small") / "support-desk")
-    done = wyrmling("run", "--project", folder, "--quiet", check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The small project, run once for the whole session, by whichever process comes first. Tests must not change it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "small" / "support-desk"
+    with FileLock(shared / "small.lock"):
+        if not (done := shared / "small.done").exists():
+            write_small_project(folder)
+            run = wyrmling("run", "--project", folder, "--quiet", check=False)
+            assert run.returncode == 0, run.stdout + run.stderr
+            done.touch()
     return folder
 
 
