@@ -209,14 +209,13 @@ def _token_losses(
     scorer: Scorer, tokens_N: Tensor, segments: Segments, rows_R: Tensor, targets_R: Ints
 ) -> tuple[Floats, Floats]:
     """Nats of each target, and 1 where it was the most probable token; logits are made a chunk of rows at a time."""
-    weight_VD, bias_V = scorer.model.output
-    chunk = max(1, LOGITS_AT_ONCE // len(weight_VD))
+    chunk = max(1, LOGITS_AT_ONCE // scorer.model.n_out)
     nll, right = [], []
     with torch.inference_mode():
         features_RD = scorer.model.features(tokens_N, segments, rows_R)
         targets = torch.from_numpy(targets_R).to(scorer.device)
         for part_RD, part_R in zip(torch.split(features_RD, chunk), torch.split(targets, chunk), strict=True):
-            logits_RV = F.linear(part_RD, weight_VD, bias_V).float()
+            logits_RV = scorer.model.project(part_RD).float()
             nll.append(F.cross_entropy(logits_RV, part_R, reduction="none").double())
             right.append((logits_RV.argmax(-1) == part_R).double())
     return torch.cat(nll).cpu().numpy(), torch.cat(right).cpu().numpy()

@@ -7,7 +7,8 @@
 
 It knows ids, not text: stop strings and UTF-8 belong to the caller. Not for use from several threads at once.
 
-Letters: B sequences, G key/value heads, T places of the cache, K head width, D width, V vocabulary.
+Letters: B sequences, H heads, G key/value heads, h heads per G, T places of the cache, K head width, D width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class Decoder:
         self.waiting.append(Answer(handle, list(prompt), sampling, sampling.generator()))
         return handle
 
+    @torch.inference_mode()
     def remove(self, handle: int) -> None:
         """Give up an answer. A finished one is gone already; removing it again does nothing."""
         self.waiting = [s for s in self.waiting if s.handle != handle]
@@ -129,7 +131,7 @@ class Decoder:
                 self._free(slot)
                 return
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self) -> list[Token]:
         """One more token for every answer, new ones first taking in their prompt. Finished answers leave."""
         logits = [self._continue()] if self.active else []
@@ -150,15 +152,19 @@ class Decoder:
         self.cache.reserve(len(self.active), longest)
         slot_B = torch.arange(len(self.active), device=self.device)
         masks = Masks(position_B[:, None], torch.arange(longest, device=self.device))
+        groups = self.model.config.kv_heads
 
         def attend(layer: int, rule: Rule, q_BHK: Tensor, k_BGK: Tensor, v_BGK: Tensor) -> Tensor:
             keys, values = self.cache.kv[:, layer]
             keys[slot_B, :, position_B] = k_BGK
             values[slot_B, :, position_B] = v_BGK
             past = slice(0, len(slot_B)), slice(None), slice(0, longest)
-            mask = masks.of(rule, q_BHK.shape[1], q_BHK.dtype)
-            out_BH1K = attention(rule, q_BHK.unsqueeze(2), keys[past], values[past], mask)
-            return out_BH1K.squeeze(2)
+            # The heads that share keys ask as if they were several queries of one head: nothing is copied for them.
+            q_BGhK = q_BHK.view(len(slot_B), groups, -1, q_BHK.shape[-1])
+            mask_BGhT = masks.of(rule, q_BHK.shape[1], q_BHK.dtype)
+            if mask_BGhT.shape[1] > 1:
+                mask_BGhT = mask_BGhT.view(len(slot_B), groups, -1, longest)
+            return attention(rule, q_BGhK, keys[past], values[past], mask_BGhT).flatten(1, 2)
 
         last_B = torch.tensor([s.answer[-1] for s in self.active], device=self.device)
         hidden_BD = self.model.body.final_norm(self.model.body.layers(last_B, position_B, attend))
@@ -222,7 +228,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling)
     return list(answers.values())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def score(model: Model, ids: Sequence[int], *, top_logprobs: int = 0) -> list[Token]:
     """The tokens after the first, each with its log-probability given all before it, as one full forward pass gives it.
 

@@ -1,6 +1,6 @@
 """How a model knows the order of its tokens: rotary angles with their published scalings, and ALiBi slopes.
 
-Letters: P places, H heads, K head width, k pairs of dimensions that turn together.
+Letters: P places, H heads, K head width, k pairs of dimensions that turn together, r = 2k.
 """
 
 from __future__ import annotations
@@ -47,11 +47,14 @@ class Rope:
     scaling: Scaling | None = None
 
     def rotation(self, positions_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles at each position, both (P, 1, k) float32."""
+        """Cosines and sines of the angles at each position, both (P, 1, r) float32, as `rotate` takes them.
+
+        The first half of the sines has its sign changed: that is the half that the other dimensions are taken off.
+        """
         inverse_k, magnitude = self.frequencies()
         angles_P1k = (positions_P.float()[:, None] * inverse_k.to(positions_P.device)).unsqueeze(1)
-        cos, sin = angles_P1k.cos(), angles_P1k.sin()
-        return (cos, sin) if magnitude == 1.0 else (cos * magnitude, sin * magnitude)
+        cos, sin = angles_P1k.cos() * magnitude, angles_P1k.sin() * magnitude
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
     def frequencies(self) -> tuple[Tensor, float]:
         """Radians per position of each pair, (k,) float32, and the factor of cosine and sine."""
@@ -113,16 +116,15 @@ def longrope_magnitude(scaling: Scaling) -> float:
     return math.sqrt(1 + math.log(scaling.factor) / math.log(scaling.original_max_position_embeddings))
 
 
-def rotate(x_PHK: Tensor, cos_P1k: Tensor, sin_P1k: Tensor) -> Tensor:
+def rotate(x_PHK: Tensor, cos_P1r: Tensor, sin_P1r: Tensor) -> Tensor:
     """Rotary positions in the halves layout: dimension i turns together with dimension i + k; those after 2k stay.
 
     Source   Su et al. 2021, RoFormer (arXiv 2104.09864); halves as in GPT-NeoX and Llama checkpoints
     """
-    turning = 2 * cos_P1k.shape[-1]
+    turning = cos_P1r.shape[-1]
     if turning < x_PHK.shape[-1]:
-        return torch.cat((rotate(x_PHK[..., :turning], cos_P1k, sin_P1k), x_PHK[..., turning:]), dim=-1)
-    first, second = x_PHK.chunk(2, dim=-1)
-    return torch.cat((first * cos_P1k - second * sin_P1k, second * cos_P1k + first * sin_P1k), dim=-1)
+        return torch.cat((rotate(x_PHK[..., :turning], cos_P1r, sin_P1r), x_PHK[..., turning:]), dim=-1)
+    return torch.addcmul(x_PHK * cos_P1r, x_PHK.roll(turning // 2, -1), sin_P1r)
 
 
 def alibi_slopes(heads: int) -> Tensor:
