@@ -160,8 +160,9 @@ def _places(known: Hashes, wanted: Hashes) -> Numbers:
     """Where the wanted runs stand among the known ones, in the order of `wanted`."""
     import numpy as np
 
-    first, last = np.searchsorted(known, wanted, side="left"), np.searchsorted(known, wanted, side="right")
-    found = last > first
-    return np.concatenate(
-        [np.empty(0, np.int64), *(np.arange(a, b) for a, b in zip(first[found], last[found], strict=True))]
-    )
+    if not len(known):
+        return np.empty(0, np.int64)
+    first = np.searchsorted(known, wanted)
+    there = known[first.clip(max=len(known) - 1)] == wanted
+    first, last = first[there], np.searchsorted(known, wanted[there], side="right")
+    return np.concatenate([np.empty(0, np.int64), *(np.arange(a, b) for a, b in zip(first, last, strict=True))])
