@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,14 +91,14 @@ def why(project: Project, name: str) -> Said:
     made = facts.newest(project, "data")
     if made is None:
         raise UsageError("there is no data artifact yet", fix="make one with: wyrmling data")
-    rows = _rows(made)
-    found = _find(rows, name.removeprefix("row-"))
+    table = _table(made)
+    found = _find(table, name.removeprefix("row-"))
     if not found:
         raise UsageError(
             f"{made.path.name} has no row {name!r}",
             fix="give a row id or an origin of ledger.parquet, such as data/tickets.csv:12 or guide.pdf page 3",
         )
-    origins = {row["row_id"]: row["origin"] for row in rows}
+    origins = _origins(table, {row["kept_id"] for row in found if row["kept_id"]})
     answers = [{**row, "why": ledger.explain(row), "kept_origin": origins.get(row["kept_id"] or "")} for row in found]
     by_rule = Counter(row["rule"] or "unchanged" for row in found)
     lines = [
@@ -111,52 +111,63 @@ def why(project: Project, name: str) -> Said:
     return {"artifact": str(made.path), "rows": answers, "by_rule": dict(by_rule)}, "\n".join(lines)
 
 
-def _rows(data: Artifact) -> list[dict[str, Any]]:
+def _table(data: Artifact) -> Any:
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(data.path / "ledger.parquet").to_pylist()
-    return rows
+    return pq.read_table(data.path / "ledger.parquet")
 
 
-def _find(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def _find(table: Any, name: str) -> list[dict[str, Any]]:
     """Rows whose id or origin is `name`; else those whose id or file starts with it."""
-    exact = [row for row in rows if name in (row["row_id"], row["origin"])]
-    if exact:
-        return exact
-    short = len(name) >= 4
-    return [row for row in rows if (short and row["row_id"].startswith(name)) or _is_in(row["origin"], name)]
+    import pyarrow.compute as pc
+
+    row_id, origin = table["row_id"], table["origin"]
+    wanted = pc.or_(pc.equal(row_id, name), pc.equal(origin, name))
+    if not pc.any(wanted).as_py():
+        for mark in (":", " ", "/", "!"):
+            wanted = pc.or_(wanted, pc.starts_with(origin, name + mark))
+        if len(name) >= 4:
+            wanted = pc.or_(wanted, pc.starts_with(row_id, name))
+    found: list[dict[str, Any]] = table.filter(wanted).to_pylist()
+    return found
 
 
-def _is_in(origin: str, file: str) -> bool:
-    return origin.startswith((f"{file}:", f"{file} ", f"{file}/", f"{file}!"))
+def _origins(table: Any, ids: set[str]) -> dict[str, str]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = table.filter(pc.is_in(table["row_id"], pa.array(sorted(ids), pa.string())))
+    return dict(zip(rows["row_id"].to_pylist(), rows["origin"].to_pylist(), strict=True))
 
 
 def diff(project: Project, one: str, other: str) -> Said:
     """How two data artifacts differ: settings, inputs, rows that came and went, rows that were decided otherwise."""
     before, after = _open(project, one), _open(project, other)
-    rows = [{row["row_id"]: row for row in _rows(data)} for data in (before, after)]
-    came = [row for row_id, row in rows[1].items() if row_id not in rows[0]]
-    went = [row for row_id, row in rows[0].items() if row_id not in rows[1]]
-    both = [(row, rows[1][row_id]) for row_id, row in rows[0].items() if row_id in rows[1]]
-    moved = [(a, b) for a, b in both if _outcome(a) != _outcome(b)]
+    old, new = _outcomes(before), _outcomes(after)
+    moved = {row_id: f"{was} -> {new[row_id]}" for row_id, was in old.items() if new.get(row_id, was) != was}
+    shown = list(moved)[:SHOWN_ROWS]
+    origins = _origins(_table(after), set(shown))
     document = {
         "before": _counts(before),
         "after": _counts(after),
         "settings": _changes(before.manifest["settings"], after.manifest["settings"]),
         "inputs": _changes(before.manifest["inputs"], after.manifest["inputs"]),
-        "rows_added": len(came),
-        "rows_removed": len(went),
-        "changed": dict(Counter(f"{_outcome(a)} -> {_outcome(b)}" for a, b in moved).most_common()),
+        "rows_added": len(new.keys() - old.keys()),
+        "rows_removed": len(old.keys() - new.keys()),
+        "changed": dict(Counter(moved.values()).most_common()),
         "examples": [
-            {"row_id": a["row_id"], "origin": b["origin"], "before": _outcome(a), "after": _outcome(b)}
-            for a, b in moved[:SHOWN_ROWS]
+            {"row_id": row_id, "origin": origins[row_id], "before": old[row_id], "after": new[row_id]}
+            for row_id in shown
         ],
     }
     return document, "\n".join(_diff_lines(document))
 
 
-def _outcome(row: Mapping[str, Any]) -> str:
-    return str(row["split"]) if row["verdict"] in ("kept", "changed") else str(row["rule"])
+def _outcomes(data: Artifact) -> dict[str, str]:
+    """Row id -> its split, or the rule that dropped it."""
+    table = _table(data)
+    rows = zip(*(table[name].to_pylist() for name in ("row_id", "verdict", "split", "rule")), strict=True)
+    return {row_id: str(split if verdict in ("kept", "changed") else rule) for row_id, verdict, split, rule in rows}
 
 
 def _counts(data: Artifact) -> dict[str, Any]:
