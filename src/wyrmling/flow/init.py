@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ SOURCE = """
 """
 
 # What rows of each kind are most likely there for.
+# Records that are read to tell the task.
+LOOKED_AT = 10_000
 TASKS = {"document": "complete", "labelled": "classify", "tagged": "tag", "conversation": "chat"}
 
 EMPTY_SOURCE = 'path = "data/*"      # csv json jsonl parquet txt md html pdf conll; or url and query for a database'
@@ -98,7 +101,9 @@ def _from_files(path: Path, folder: Path) -> tuple[str, ...]:
     path = path.resolve()
     name = _plain(path.stem) or "documents"
     try:
-        rows = read.read_source(read.find_origin(name, config.Source(path=str(path)), path.parent))
+        origin = read.find_origin(name, config.Source(path=str(path)), path.parent)
+        rows = list(islice(read.read_rows(origin), LOOKED_AT))
+        read.check_source(origin, rows)
         counts = Counter(row.kind for row in rows if row.verdict != "error")
         kind, count = counts.most_common(1)[0]
         task, note = TASKS[kind], f"{count:,} of {len(rows):,} records are {kind}, so the task is {TASKS[kind]!r}"
