@@ -35,9 +35,11 @@ class Tiny:
             "kv_heads": 4 if plain else 2,
             # Heads times head width differs from the width where the family allows it, to find mixed-up sizes.
             "head_dim": 8 if plain else 16,
-            "ffn": 48,
+            "ffn": 128 if family == "bloom" else 48,
             "context": 64,
             "tied": encoder,
+            "position_offset": 2 if family == "roberta" else 0,
+            "token_types": 2 if family in ("bert", "roberta") else 0,
         }
         return ModelConfig(**(sizes | changes))
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.model import folder
+from wyrmling.model.design import FAMILIES
 
 ABOUT = folder.About(
     task="classify", head="classes", context=64, objective="classify", labels=["a", "b", "c", "d", "e"], run_id="r1"
@@ -30,7 +31,7 @@ def rewrite(path: Path, change) -> None:
     save_file(tensors, path / folder.WEIGHTS, {"format": "pt"})
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama", "modernbert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_save_load_save_gives_the_same_bytes(tiny, tmp_path, family):
     about = folder.About("complete", "next", 64, "causal")
     folder.save(tiny.model(family), tmp_path / "a", None, about)
@@ -90,6 +91,77 @@ def test_a_cut_off_or_scrambled_file_is_corrupt(saved):
             folder.load(saved)
     file.unlink()
     with pytest.raises(CorruptArtifact, match="missing"):
+        folder.load(saved)
+
+
+@pytest.fixture
+def sharded(tiny, tmp_path) -> Path:
+    path = tmp_path / "sharded"
+    folder.save(tiny.model("llama"), path, None, folder.About("complete", "next", 64, "causal"), shard_bytes=20_000)
+    return path
+
+
+def test_weights_over_several_files_are_read_here_and_by_transformers(tiny, sharded, tmp_path):
+    files = sorted(sharded.glob("model-*.safetensors"))
+    assert len(files) > 3
+    assert all(file.stat().st_size < 25_000 for file in files)
+    expected = dict(tiny.model("llama").named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in folder.load(sharded).named_parameters())
+    judge = tiny.judge(sharded)
+    judge.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
+    theirs = folder.load(tmp_path / "theirs")
+    assert all(torch.equal(value, expected[name]) for name, value in theirs.named_parameters())
+
+
+def test_saving_again_leaves_no_shard_behind(tiny, sharded):
+    folder.save(tiny.model("llama", seed=1), sharded, None, folder.About("complete", "next", 64, "causal"))
+    assert [file.name for file in sharded.glob("*.safetensors*")] == [folder.WEIGHTS]
+
+
+def test_a_missing_shard_is_named_with_what_it_held(sharded):
+    file = sorted(sharded.glob("model-*.safetensors"))[1]
+    file.unlink()
+    with pytest.raises(CorruptArtifact, match=rf"{file.name} is missing; .* holds \d+ tensors: model\."):
+        folder.load(sharded)
+
+
+def test_a_damaged_shard_and_an_index_that_lies_are_named(sharded):
+    index = sharded / "model.safetensors.index.json"
+    raw = json.loads(index.read_text())
+    first, second = sorted(sharded.glob("model-*.safetensors"))[:2]
+    raw["weight_map"]["model.norm.weight"] = first.name
+    index.write_text(json.dumps(raw))
+    with pytest.raises(CorruptArtifact, match=rf"model\.norm\.weight is not in {first.name}"):
+        folder.load(sharded)
+    second.write_bytes(second.read_bytes()[:-1])
+    with pytest.raises(CorruptArtifact, match=second.name):
+        folder.load(sharded)
+    raw["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors"
+    index.write_text(json.dumps(raw))
+    with pytest.raises(BadInput, match=r"out of the folder: \.\./elsewhere"):
+        folder.load(sharded)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tiny, tmp_path):
+    folder.save(tiny.model("llama"), tmp_path, None, folder.About("complete", "next", 64, "causal"))
+    (tmp_path / folder.ABOUT).unlink()
+    for vocab, last in (({"a": 0, "b": 104}, 104), ([[f"t{i}", -1.0] for i in range(110)], 109)):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocab}}))
+        with pytest.raises(BadInput, match=f"ids up to {last}, but the embedding has 104 rows"):
+            folder.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 90}}}))
+    assert folder.load(tmp_path).config.tokens == 91
+
+
+def test_packed_and_whole_number_weights_are_refused(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(BadInput, match="quantization_config"):
+        folder.load(saved)
+    (saved / "config.json").write_text(json.dumps(config))
+    rewrite(saved, lambda t: t.update({"head.dense.weight": torch.zeros(32, 32, dtype=torch.int8)}))
+    with pytest.raises(BadInput, match=r"head\.dense\.weight holds int8 values"):
         folder.load(saved)
 
 

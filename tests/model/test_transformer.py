@@ -191,7 +191,7 @@ def test_what_cannot_work_is_refused_with_the_reason(tiny):
         tiny.config(kv_heads=3)
     with pytest.raises(BadSetting, match="odd"):
         tiny.config(head_dim=7)
-    with pytest.raises(BadSetting, match="modernbert encoder needs"):
+    with pytest.raises(BadSetting, match="modernbert model needs"):
         tiny.config("modernbert", kv_heads=2)
     with pytest.raises(BadSetting, match="can't have the head 'masked'"):
         tiny.model("qwen3", "masked")

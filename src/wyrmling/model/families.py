@@ -76,6 +76,12 @@ def read_config(raw: Mapping[str, Any], *, where: object) -> Described:
             where=where,
             fix=f"use a model of one of these kinds: {', '.join(FAMILIES)}",
         )
+    if raw.get("quantization_config"):
+        raise BadInput(
+            "config.json has quantization_config: the weights are stored in a packed form that is not read",
+            where=where,
+            fix="use the model's unquantised weights; wyrmling quantises them itself",
+        )
     architectures = raw.get("architectures") or [None]
     if architectures[0] not in ARCHITECTURES:
         raise BadInput(
@@ -237,7 +243,7 @@ def read_weights(described: Described, tensors: Mapping[str, Tensor], *, where: 
     for ours, parameter in model.named_parameters():
         for part in parts[ours]:
             wanted = list(parameter[part.rows].shape)
-            _check_shape(tensors[part.name], wanted[::-1] if part.transposed else wanted, part.name, where)
+            _check_tensor(tensors[part.name], wanted[::-1] if part.transposed else wanted, part.name, where)
         pieces = [from_file(tensors[part.name], part, stacked.get(ours, ())) for part in parts[ours]]
         state[ours] = (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).contiguous()
     model.load_state_dict(state, assign=True)
@@ -286,7 +292,13 @@ def _without_other_tasks(tensors: dict[str, Tensor], wanted: set[str], where: ob
     return {name: tensor for name, tensor in tensors.items() if name not in left}
 
 
-def _check_shape(tensor: Tensor, wanted: list[int], name: str, where: object) -> None:
+def _check_tensor(tensor: Tensor, wanted: list[int], name: str, where: object) -> None:
+    if not tensor.is_floating_point():
+        raise BadInput(
+            f"{name} holds {str(tensor.dtype).removeprefix('torch.')} values, not floating-point numbers",
+            where=where,
+            fix="use the model's unquantised weights",
+        )
     if list(tensor.shape) != wanted:
         raise BadInput(
             f"{name} has shape {list(tensor.shape)}, config.json wants {wanted}",

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
-from torch import Tensor
 
-from wyrmling.core.artifact import write_durably
 from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.model import families
 from wyrmling.model.heads import Model
+from wyrmling.model.json_files import read_json, write_json
+from wyrmling.model.tensor_files import SHARD_BYTES, WEIGHTS, read_folder, read_tensors, write_folder, write_tensors
+from wyrmling.model.transformer import ModelConfig
 
-CONFIG, WEIGHTS, ABOUT, GENERATION = "config.json", "model.safetensors", "wyrmling.json", "generation_config.json"
+__all__ = [
+    "ABOUT", "CONFIG", "GENERATION", "TOKENIZER_FILES", "WEIGHTS", "About", "about", "load", "locate", "read_json",
+    "read_tensors", "save", "write_json", "write_tensors",
+]  # fmt: skip
+
+CONFIG, ABOUT, GENERATION = "config.json", "wyrmling.json", "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,24 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
     """
     folder = locate(path)
     described = families.read_config(read_json(folder / CONFIG), where=folder / CONFIG)
+    described = described._replace(config=replace(described.config, tokens=_tokens(folder, described.config)))
+    model = families.read_weights(described, read_folder(folder), where=folder)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _tokens(folder: Path, config: ModelConfig) -> int | None:
+    """Ids the tokenizer knows; None when every row of the embedding may be drawn."""
     known = about(folder)
     if known is not None:
-        described = described._replace(config=replace(described.config, tokens=known.tokens))
-    tensors = read_tensors(_weights_file(folder))
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise CorruptArtifact(
-                f"tensor {name} holds values that are not finite numbers",
-                where=folder / WEIGHTS,
-                fix="restore the file from a backup, or train the model again",
-            )
-    model = families.read_weights(described, tensors, where=folder / WEIGHTS)
-    return model.to(device=device, dtype=dtype).eval()
+        return known.tokens
+    tokens = _tokenizer_ids(folder)
+    if tokens and max(tokens.values()) >= config.vocab_size:
+        raise BadInput(
+            f"the tokenizer knows ids up to {max(tokens.values())}, but the embedding has {config.vocab_size} rows",
+            where=folder,
+            fix="the tokenizer and the weights are of different models; get the model folder again from its origin",
+        )
+    return max(tokens.values()) + 1 if tokens else None
 
 
 def about(path: Path) -> About | None:
@@ -96,10 +101,13 @@ def about(path: Path) -> About | None:
         raise CorruptArtifact(f"{ABOUT} is incomplete: {error}", where=file, fix="train the model again") from error
 
 
-def save(model: Model, folder: Path, tokenizer_folder: Path | None, about: About) -> None:
+def save(
+    model: Model, folder: Path, tokenizer_folder: Path | None, about: About, *, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Write a model folder; the same model and tokenizer give the same bytes.
 
     tokenizer_folder   its tokenizer files are copied. None: a model without tokenizer
+    shard_bytes        weights larger than this are split over several files with an index
     """
     folder.mkdir(parents=True, exist_ok=True)
     special_ids: dict[str, int | None] = {}
@@ -119,56 +127,15 @@ def save(model: Model, folder: Path, tokenizer_folder: Path | None, about: About
     if not encoder:
         write_json(folder / GENERATION, {"_from_model_config": True} | special_ids)
     write_json(folder / ABOUT, asdict(replace(about, tokens=model.config.tokens)))
-    write_tensors(folder / WEIGHTS, families.write_weights(model))
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises CorruptArtifact when it is damaged or cut off."""
-    try:
-        return dict(load_file(file))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CorruptArtifact(
-            f"{file.name} is not a readable safetensors file: {error}",
-            where=file,
-            fix="restore the file from a backup, or make it again",
-        ) from error
-
-
-def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file whole or not at all; equal tensors give equal bytes."""
-    write_durably(file, to_bytes({name: tensors[name].contiguous() for name in sorted(tensors)}, {"format": "pt"}))
-
-
-def _weights_file(folder: Path) -> Path:
-    file = folder / WEIGHTS
-    if file.is_file():
-        return file
-    if (folder / f"{WEIGHTS}.index.json").is_file():
-        raise BadInput(
-            "the weights are split over several files, which is not supported",
-            where=folder,
-            fix=f"save the model as one {WEIGHTS}",
-        )
-    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
-    if pickles:
-        raise BadInput(
-            f"the weights are in {pickles[0]}, a pickle, which can run code when opened; only safetensors is read",
-            where=folder,
-            fix='if you trust it, convert it: python -c "import torch; from safetensors.torch import save_file; '
-            f"save_file(torch.load('{pickles[0]}', weights_only=True), '{WEIGHTS}')\"",
-        )
-    raise CorruptArtifact(
-        f"{WEIGHTS} is missing", where=folder, fix="restore it from a backup, or train the model again"
-    )
+    write_folder(folder, families.write_weights(model), shard_bytes=shard_bytes)
 
 
 def _special_ids(folder: Path) -> dict[str, int | None]:
     """bos, eos and pad ids by the tokenizer's own files; None where it has no such token."""
-    if not (folder / "tokenizer_config.json").is_file() or not (folder / "tokenizer.json").is_file():
+    ids = _tokenizer_ids(folder)
+    if not ids or not (folder / "tokenizer_config.json").is_file():
         return {}
-    settings, tokenizer = read_json(folder / "tokenizer_config.json"), read_json(folder / "tokenizer.json")
-    ids: dict[str, int] = dict(tokenizer["model"]["vocab"]) if isinstance(tokenizer["model"]["vocab"], dict) else {}
-    ids |= {added["content"]: added["id"] for added in tokenizer.get("added_tokens", [])}
+    settings = read_json(folder / "tokenizer_config.json")
     found: dict[str, int | None] = {}
     for kind in ("bos", "eos", "pad"):
         token = settings.get(f"{kind}_token")
@@ -177,21 +144,12 @@ def _special_ids(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises CorruptArtifact when there is none."""
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptArtifact(
-            f"{file.name} is not readable JSON: {error}",
-            where=file,
-            fix="restore the file from a backup, or make it again",
-        ) from error
-    if not isinstance(raw, dict):
-        raise CorruptArtifact(f"{file.name} holds no JSON object", where=file, fix="restore the file from a backup")
-    return raw
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    write_durably(file, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def _tokenizer_ids(folder: Path) -> dict[str, int]:
+    """The id of each token, as tokenizer.json says; nothing when there is no such file."""
+    if not (folder / "tokenizer.json").is_file():
+        return {}
+    tokenizer = read_json(folder / "tokenizer.json")
+    vocab = tokenizer["model"]["vocab"]
+    # Unigram tokenizers list their tokens with a score, in the order of the ids.
+    ids = dict(vocab) if isinstance(vocab, dict) else {token: id for id, (token, _) in enumerate(vocab)}
+    return ids | {added["content"]: added["id"] for added in tokenizer.get("added_tokens") or []}

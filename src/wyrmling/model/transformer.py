@@ -32,6 +32,10 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Families whose files can't say how many key heads there are or how wide a head is.
+PLAIN_HEADS = ("bloom", "gpt2", "gpt_neox", "bert", "roberta", "distilbert", "modernbert")
+
+
 @dataclass(frozen=True)
 class Local:
     """Layers that see only their neighbourhood.
@@ -106,12 +110,14 @@ class ModelConfig:
                 f"head width {self.rope_width} is odd; rotary positions need pairs",
                 fix="choose model.width and model.heads so that width / heads is even",
             )
-        if self.family == "modernbert" and (self.kv_heads != self.heads or self.heads * self.head_dim != self.width):
+        if self.family in PLAIN_HEADS and (self.kv_heads != self.heads or self.heads * self.head_dim != self.width):
             raise BadSetting(
-                f"a modernbert encoder needs kv_heads = heads and heads x head width = width, not {self.heads} heads, "
+                f"a {self.family} model needs kv_heads = heads and heads x head width = width, not {self.heads} heads, "
                 f"{self.kv_heads} kv_heads, head width {self.head_dim}, width {self.width}",
                 fix="leave model.kv_heads out and choose model.heads that divides model.width",
             )
+        if self.family == "bloom" and self.ffn != 4 * self.width:
+            raise BadSetting(f"a bloom model needs a feed-forward width of {4 * self.width}, not {self.ffn}")
 
     @property
     def switches(self) -> Design:
