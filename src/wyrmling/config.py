@@ -30,6 +30,9 @@ def _tuple(value: Any) -> Any:
 
 # TOML has arrays; strict pydantic would refuse them for a tuple.
 Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+OneOrMore = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else _tuple(value))
+]
 
 
 class Section(BaseModel):
@@ -203,7 +206,10 @@ class Tokenizer(Section):
 
 class Model(Section):
     base: str = "scratch"
-    """The model to start from: "scratch", a model folder, or a registry name of this project."""
+    """The model to start from: "scratch", a model folder, ORGANISATION/NAME of the Hugging Face hub, or a registry
+    name of this project."""
+    revision: str | None = Field(default=None, min_length=1)
+    """The commit, tag or branch of a base from the hub. None: its main branch as it was first downloaded."""
     layers: int | None = Field(default=None, ge=1)
     """Transformer blocks. None: from the amount of training text and the budget."""
     width: int | None = Field(default=None, ge=16, multiple_of=16)
@@ -218,6 +224,35 @@ class Model(Section):
     """The longest text in tokens. None: from the lengths in the training data."""
 
 
+TrainMethod = Literal["full", "freeze", "probe", "lora", "qlora"]
+
+
+class Freeze(Section):
+    """What the method freeze still trains, beside the head and the last norm."""
+
+    layers: int = Field(default=2, ge=0)
+    """The last so many blocks are trained; those before them keep their weights."""
+    embedding: bool = False
+    """Also train the token embedding (with it the output matrix, where they are one)."""
+
+
+class Lora(Section):
+    """The corrections that the methods lora and qlora learn beside frozen weights."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of each correction B x A."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Scale of the corrections: alpha / sqrt(rank), or alpha / rank without rslora. None: the rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs that a correction does not see while training."""
+    targets: OneOrMore = ("all-linear",)
+    """The layers that are corrected: "all-linear" (all of the blocks), or names such as ["q_proj", "v_proj"]."""
+    rslora: bool = True
+    """Scale by the square root of the rank (rsLoRA), so that a larger rank is not slowed down."""
+    dora: bool = False
+    """Also learn the length of each row of the corrected matrices (DoRA): a little better, slower."""
+
+
 class TrainStep(Section):
     """One training step; each starts from the model of the one before."""
 
@@ -225,8 +260,10 @@ class TrainStep(Section):
     """The name of the step, for folders and the command line."""
     objective: TrainObjective
     """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify or tag."""
-    method: Literal["full", "probe"] = "full"
-    """Which weights move: full (all) or probe (only the head)."""
+    method: TrainMethod = "full"
+    """Which weights move: full (all), freeze (the last blocks), probe (the head), lora, or qlora (lora on 4 bits)."""
+    freeze: Freeze = Freeze()
+    lora: Lora = Lora()
     sources: Strings | None = None
     """Names of the sources to learn from. None: every source with rows that fit the objective."""
     epochs: float | None = Field(default=None, gt=0)
@@ -265,6 +302,13 @@ class TrainStep(Section):
     """Seconds between two checkpoints; 0 saves after every step."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Resumable checkpoints kept while training."""
+
+    @model_validator(mode="after")
+    def _settings_of_the_method(self) -> TrainStep:
+        for section, methods in (("freeze", ("freeze",)), ("lora", ("lora", "qlora"))):
+            if section in self.model_fields_set and self.method not in methods:
+                raise ValueError(f"{section} is set, but the method is {self.method!r}, which does not use it")
+        return self
 
 
 class Evaluate(Section):
@@ -335,6 +379,11 @@ class Settings(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two train steps are named {name!r}")
+        if self.train and self.train[0].method != "full" and self.model.base == "scratch":
+            raise ValueError(
+                f"train.{self.train[0].name}.method = {self.train[0].method!r} needs a trained model to start from, but "
+                'model.base is "scratch"'
+            )
         for step in self.train:
             for source in step.sources or ():
                 if source not in self.data.sources:

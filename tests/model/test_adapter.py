@@ -12,7 +12,7 @@ import torch
 from model.conftest import Tiny
 from wyrmling.core.errors import BadInput, BadSetting, CorruptArtifact
 from wyrmling.model import adapter_folder, folder
-from wyrmling.model.adapter import Adapters, Design, freeze_small
+from wyrmling.model.adapter import Adapters, Design
 from wyrmling.model.adapter_folder import base_of, read, short_names, write
 from wyrmling.model.attention import Segments
 from wyrmling.model.folder import About
@@ -176,7 +176,7 @@ def test_a_4_bit_base_answers_nearly_as_before_and_trains(tiny: Tiny) -> None:
     model = tiny.model("qwen3", width=64, ffn=128)
     before = logits_of(model, tiny)
     adapters = Adapters(model)
-    freeze_small(model, nf4=True)
+    adapters.shrink(nf4=True)
     layers = [module for module in model.modules() if isinstance(module, NF4Linear)]
     assert len(layers) == 3 * 4
     after = logits_of(model, tiny)

@@ -43,7 +43,7 @@ def _section(parts: list[str], section: type[BaseModel], path: str) -> None:
 
 
 def _path(path: str, name: str, annotation: Any) -> str:
-    where = f"{path}.{name}" if path else name
+    where = f"{path.strip('[]')}.{name}" if path else name
     if get_origin(annotation) is dict:
         return f"{where}.NAME"
     return f"[{where}]" if get_origin(annotation) is tuple else where

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from wyrmling.model.heads import Model
 from wyrmling.model.lora import Branch, LoraLinear, Part, scale_of
 from wyrmling.model.nf4 import to_nf4
 
-ALL_LINEAR: Literal["all-linear"] = "all-linear"
+ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Design:
     rank: int = 16
     alpha: float = 16.0
     dropout: float = 0.0
-    targets: tuple[str, ...] | Literal["all-linear"] = ALL_LINEAR
+    targets: tuple[str, ...] = (ALL_LINEAR,)
     rslora: bool = True
     dora: bool = False
 
@@ -77,6 +76,18 @@ class Adapters:
         # Parameters that an adapter brings along whole, by our name; and the model's own ones in their place.
         self.brought: dict[str, dict[str, nn.Parameter]] = {}
         self._own: dict[str, nn.Parameter] = {}
+
+    def shrink(self, *, nf4: bool, dtype: torch.dtype | None = None) -> None:
+        """Keep the blocks' matrices in less memory, before any adapter is added: in 4 bits, or in another type.
+
+        dtype   the type that products are computed in; bfloat16 then spares a cast at every one of them
+        """
+        paths = sorted({place.path for place in self.linears.values()})
+        if nf4:
+            to_nf4(self.model, paths)
+        elif dtype is not None:
+            for path in paths:
+                self.model.get_submodule(path).to(dtype)
 
     def add(self, name: str, design: Design, *, seed: int, head: bool) -> None:
         """A new adapter, in use and to be trained; the model answers as before until it is.
@@ -146,6 +157,15 @@ class Adapters:
         }
         return found | self.brought[name]
 
+    def stacked_parts(self) -> dict[str, tuple[int, ...]]:
+        """For the corrections: the rows of the single matrices in each parameter, as `heads.stacked_parts`."""
+        return {
+            f"{path}.branches.{name}.{factor}": rows
+            for path, layer in self.layers()
+            for name in layer.branches
+            for factor, rows in layer.branch(name).stacked_parts().items()
+        }
+
     def merge(self, name: str) -> Model:
         """The model with one adapter built in, in float32; it has plain layers again, and no adapters.
 
@@ -158,26 +178,13 @@ class Adapters:
         return self.model.requires_grad_(True)
 
 
-def freeze_small(model: Model, *, nf4: bool, dtype: torch.dtype | None = None) -> None:
-    """Freeze the blocks' matrices in less memory: in 4 bits, or in the type that products are computed in.
-
-    dtype   bfloat16 spares a cast at every product; None leaves them as they are
-    """
-    paths = sorted({place.path for place in _linears(model, families.hf_parts(model)).values()})
-    if nf4:
-        to_nf4(model, paths)
-    elif dtype is not None:
-        for path in paths:
-            model.get_submodule(path).to(dtype).requires_grad_(False)
-
-
-def chosen(linears: Iterable[str], targets: tuple[str, ...] | Literal["all-linear"]) -> list[str]:
+def chosen(linears: Iterable[str], targets: tuple[str, ...]) -> list[str]:
     """The layers that targets mean: each is a name, or the end of one after a dot.
 
     Raises   BadSetting naming a target that means nothing
     """
     names = list(linears)
-    if targets == ALL_LINEAR:
+    if ALL_LINEAR in targets:
         return names
     for target in targets:
         if not any(ends_with(name, target) for name in names):

@@ -18,7 +18,7 @@ from torch import Tensor
 from wyrmling.core.artifact import digest, file_digest
 from wyrmling.core.errors import BadInput
 from wyrmling.model import folder as model_folder
-from wyrmling.model.adapter import ALL_LINEAR, Adapters, Design, Place, by_path, ends_with
+from wyrmling.model.adapter import Adapters, Design, Place, by_path, ends_with
 from wyrmling.model.heads import HeadName
 from wyrmling.model.lora import Part, scale_of
 
@@ -212,7 +212,7 @@ def _design(config: Mapping[str, Any]) -> Design:
         rank=int(config.get("r", 8)),
         alpha=float(config.get("lora_alpha", 8)),
         dropout=float(config.get("lora_dropout", 0.0)),
-        targets=ALL_LINEAR if targets == ALL_LINEAR or isinstance(targets, str) else tuple(sorted(targets)),
+        targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
         rslora=bool(config.get("use_rslora")),
         dora=bool(config.get("use_dora")),
     )

@@ -89,6 +89,10 @@ class Branch(nn.Module):
         """A of each part."""
         return torch.split(down, self.rank)
 
+    def stacked_parts(self) -> dict[str, tuple[int, ...]]:
+        """Rows of each A in `down` and of each B in `up`."""
+        return {"down": (self.rank,) * len(self.parts), "up": tuple(part.size for part in self.parts)}
+
     @torch.no_grad()
     def corrected(self, weight_OI: Tensor) -> Tensor:
         """A float32 copy of the layer's matrix with this correction built in."""

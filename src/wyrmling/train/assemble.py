@@ -20,6 +20,7 @@ from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import warn
 from wyrmling.model import folder
+from wyrmling.model.adapter import Adapters
 from wyrmling.model.heads import Model, stacked_parts, with_head
 from wyrmling.model.memory import keep_freed_memory
 from wyrmling.model.transformer import ModelConfig, padded_vocab
@@ -159,7 +160,8 @@ def with_dropout(model: Model, dropout: float) -> Model:
     return new
 
 
-def optimizer_for(model: Model, derived: Derived) -> Optimizer:
+def optimizer_for(model: Model, derived: Derived, adapters: Adapters | None) -> Optimizer:
+    """The optimizer of the parameters that are trained; it holds nothing about the others."""
     groups = parameter_groups(
         dict(model.named_parameters()),
         rule=derived.optimizer,
@@ -167,7 +169,7 @@ def optimizer_for(model: Model, derived: Derived) -> Optimizer:
         embedding_lr=derived.embedding_lr,
         head_lr=derived.head_lr,
         weight_decay=derived.weight_decay,
-        parts=stacked_parts(model),
+        parts=stacked_parts(model) if adapters is None else adapters.stacked_parts(),
     )
     return Optimizer(groups)
 

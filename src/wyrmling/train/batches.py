@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -195,6 +196,12 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         return self.plan.steps_per_epoch
+
+    def over(self, store: Store) -> Batches:
+        """The same pieces in the same order, with the tokens of another store and without noise."""
+        other = copy(self)
+        other.store, other.noise = store, None
+        return other
 
     def step(self, step: int) -> list[Batch]:
         """The micro-batches of `step` (from 1), the same whenever and wherever it is asked for."""

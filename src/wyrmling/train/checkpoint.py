@@ -1,6 +1,7 @@
 """Resumable training state on disk: whole or absent, verified when read; a bad one falls back to the one before.
 
-`step-<n>/` holds `model.safetensors`, `optimizer.safetensors`, sometimes `best.safetensors`, `state.json`, and a
+`step-<n>/` holds `model.safetensors` (what is trained), `optimizer.safetensors`, sometimes `best.safetensors`,
+`state.json`, and a
 `MANIFEST.json` with the size and sha256 of each, written last. The order of the data and every random draw are
 functions of the step, so the state needs no random generator and no position in the data.
 """
@@ -33,11 +34,12 @@ class State:
     """Everything that decides how training goes on.
 
     step         finished optimizer steps
-    model        weights by name
+    model        trained weights by name
     optimizer    what Optimizer.state() gave
     best         weights of the best look at the validation rows so far; None when they are `model` or there was none
     progress     counters that travel with the state: tokens, skipped steps, best look, looks without improvement
     spent        seconds, wh, usd and kg_co2 so far, over all attempts
+    base         digest of the model whose frozen weights belong to these; empty when all weights are here
     """
 
     step: int
@@ -46,6 +48,7 @@ class State:
     best: Mapping[str, Tensor] | None = None
     progress: dict[str, Any] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
+    base: str = ""
 
 
 def save(folder: Path, state: State, *, keep: int) -> Path:
@@ -78,11 +81,17 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
     return final
 
 
-def load_newest(folder: Path) -> State | None:
-    """The newest state that verifies, or None when there is none. A bad one is named in a warning and removed."""
+def load_newest(folder: Path, *, base: str = "") -> State | None:
+    """The newest state that verifies, or None when there is none. A bad one is named in a warning and removed.
+
+    base   digest of the model whose frozen weights it must belong to
+    """
     for found in _folders(folder):
         try:
-            return _read(found)
+            state = _read(found)
+            if state.base != base:
+                raise CorruptArtifact("its frozen weights are those of another base", where=found)
+            return state
         except CorruptArtifact as error:
             warn(f"{found.name} cannot be used: {error.what}; going back to the checkpoint before it")
             shutil.rmtree(found, ignore_errors=True)

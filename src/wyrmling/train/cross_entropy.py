@@ -15,19 +15,26 @@ CHUNK_ROWS = 512
 
 
 def cross_entropy_sum(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None, *, ignored: int = -100
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor | None = None,
+    *,
+    cap: float | None = None,
+    ignored: int = -100,
 ) -> tuple[Tensor, int]:
     """(sum of the loss over the learned targets in nats, float32 or wider; how many there are).
 
     hidden_ND   any float type; rows whose target is `ignored` are dropped before the head
     weight_VD   the output matrix; a frozen one gets no gradient
     targets_N   int64
+    cap         logits z become cap x tanh(z / cap), as in Gemma 2; None: they stay
     """
     keep_N = targets_N != ignored
     count = int(keep_N.sum())
     if count < len(targets_N):
         hidden_ND, targets_N = hidden_ND[keep_N], targets_N[keep_N]
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V, cap)  # type: ignore[no-untyped-call]
     return loss, count
 
 
@@ -35,7 +42,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Gradients are made in forward, chunk by chunk, and only scaled in backward."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None, cap: float | None
+    ) -> Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         loss = hidden_ND.new_zeros((), dtype=wide)
         grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
@@ -49,6 +58,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = (hidden @ weight.T).to(wide)
             if bias_V is not None:
                 logits += bias_V
+            slope = None
+            if cap is not None:
+                bent = logits.div_(cap).tanh_()
+                slope = 1 - bent.square()
+                logits = bent.mul_(cap)
             logsumexp = logits.logsumexp(dim=-1)
             loss += (logsumexp - logits.gather(1, targets[:, None])[:, 0]).sum()
             if not any(ctx.needs_input_grad):
@@ -56,6 +70,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             # From here `logits` holds d loss / d logits = softmax - one-hot.
             logits.sub_(logsumexp[:, None]).exp_()
             logits[torch.arange(len(targets), device=targets.device), targets] -= 1
+            if slope is not None:
+                logits.mul_(slope)
             grad_logits = logits.to(compute)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad_logits @ weight
@@ -76,6 +92,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else (grad_weight * grad).to(weight_dtype),
             None,
             None if grad_bias is None else (grad_bias * grad).to(bias_dtype),
+            None,
         )
 
 

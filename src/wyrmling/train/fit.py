@@ -25,11 +25,11 @@ from wyrmling.core.energy import SPENT, Meter
 from wyrmling.core.errors import Interrupted
 from wyrmling.core.log import say, warn
 from wyrmling.core.progress import Bar, bar
-from wyrmling.model import folder, probes
+from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import checkpoint, forecast, guards, sizing
+from wyrmling.train import checkpoint, features, forecast, guards, outcome, sizing, trainable
 from wyrmling.train.assemble import (
     Job,
     Numerics,
@@ -48,13 +48,12 @@ from wyrmling.train.loop import Step, step_seed, steps
 from wyrmling.train.objectives import OBJECTIVES, loss_function
 from wyrmling.train.optim import SCHEDULES, Optimizer
 from wyrmling.train.signals import Stop, watch
-from wyrmling.train.sizing import Derived, Shape
+from wyrmling.train.sizing import Derived, Facts, Shape
 from wyrmling.train.workload import work_of
 
-CHECKPOINTS, STEPS_FILE, FINISHED = "checkpoints", "steps.jsonl", "finished.json"
+CHECKPOINTS, STEPS_FILE, FINISHED, FEATURES = "checkpoints", "steps.jsonl", "finished.json", "features.f32"
 # The training loss in the figures is the mean of the last so many steps.
 RECENT_STEPS = 20
-PROBES = 4
 
 
 def fit(job: Job, draft: Draft, meter: Meter) -> None:
@@ -68,7 +67,8 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
     train, val = (TokenStore.open(job.tokens.path, split) for split in ("train", "val"))
     tokenizer = Tokenizer.load(job.tokens.path)
     facts = facts_of(job.project, train)
-    state = checkpoint.load_newest(draft.path / CHECKPOINTS)
+    frozen = "" if job.base is None or step.method == "full" else base_of(job.base).digest
+    state = checkpoint.load_newest(draft.path / CHECKPOINTS, base=frozen)
     numerics = numerics_for(job.project, facts, state)
 
     with exact(numerics, device), watch() as stop:
@@ -76,26 +76,30 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         scratch = settings.model.base == "scratch"
         derived = sizing.derive_step(settings, step, shape, facts, scratch=scratch, first=job.first)
         model = with_dropout(model, derived.dropout).to(device)
-        if step.method == "probe":
-            model.body.requires_grad_(False)
-        optimizer = optimizer_for(model, derived)
+        total = sum(p.numel() for p in model.parameters())
+        adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
+        optimizer = optimizer_for(model, derived, adapters)
         batches, looks = batches_for(job, train, val, tokenizer, derived, model)
         work = work_of(step, shape, derived, facts, dtype=numerics.dtype, validation_tokens=_tokens_of(looks))
         draft.forecast = forecast.step_forecast(work, forecast.Pricing.of(job.project)).manifest()
         progress = Progress(threads=numerics.threads, dtype=numerics.dtype)
         if state is None:
-            _announce(job, shape, derived, model, batches, train, tokenizer)
+            _announce(job, shape, derived, total, model, batches, train, tokenizer)
         else:
             say(f"train {step.name}: going on after step {state.step}")
-            model.load_state_dict(dict(state.model))
+            trainable.restore(model, state.model)
             optimizer.load(state.optimizer)
             progress = Progress(**state.progress)
             progress.best_weights = dict(state.best) if state.best is not None else None
             draft.earlier_cost = dict(state.spent)
 
-        run = _Run(job, draft, meter, model, optimizer, derived, progress, numerics, looks, val)
-        run.train(batches, first=1 if state is None else state.step + 1, stop=stop)
-        run.finish(tokenizer, train, shape, batches)
+        learned: tuple[Model, Batches, Batches | None] = (model, batches, looks)
+        if step.method == "probe" and step.objective in features.STORED:
+            autocast = partial(numerics.autocast, device)
+            learned = features.store(model, batches, looks, draft.path / FEATURES, autocast)
+        run = _Run(job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen)
+        run.train(learned[1], first=1 if state is None else state.step + 1, stop=stop)
+        run.finish(model, facts, tokenizer, train, shape, batches)
 
 
 @dataclass
@@ -136,10 +140,11 @@ class _Run:
         numerics: Numerics,
         looks: Batches | None,
         val: TokenStore,
+        frozen: str,
     ) -> None:
         self.job, self.draft, self.meter = job, draft, meter
         self.model, self.optimizer, self.derived = model, optimizer, derived
-        self.progress, self.looks, self.val = progress, looks, val
+        self.progress, self.looks, self.val, self.frozen = progress, looks, val, frozen
         self.autocast = partial(numerics.autocast, next(model.parameters()).device.type)
         self.saved_at = time.monotonic()
         self.step_done = 0
@@ -192,16 +197,18 @@ class _Run:
             if self.step_done > first - 1:
                 self._save(self.step_done)
 
-    def finish(self, tokenizer: Tokenizer, train: TokenStore, shape: Shape, batches: Batches) -> None:
-        """Choose the best weights, write the model folder and its probes, and remove the checkpoints."""
+    def finish(
+        self, trained: Model, facts: Facts, tokenizer: Tokenizer, train: TokenStore, shape: Shape, batches: Batches
+    ) -> None:
+        """Choose the best weights, write the model folder and its probes, and remove the checkpoints.
+
+        trained   the whole model: while probing, only its head is in the loop
+        """
         job, progress = self.job, self.progress
         if progress.best_weights is not None:
-            self.model.load_state_dict(progress.best_weights)
-        model = with_dropout(self.model, 0.0).to("cpu").eval()
-        path = self.draft.path / "model"
-        shutil.rmtree(path, ignore_errors=True)
-        folder.save(model, path, job.tokens.path, _about(job, model, train))
-        probes.record(folder.load(path), tokenizer, _probe_texts(train, tokenizer, batches), path)
+            trainable.restore(self.model, progress.best_weights)
+        moved = sum(value.numel() for value in trainable.state(trained).values())
+        model, merged = outcome.write(job, self.draft.path, trained, facts, train, tokenizer, batches)
         recent = progress.recent or []
         self.draft.figures = {
             "steps": self.step_done,
@@ -211,15 +218,17 @@ class _Run:
             "val": progress.best or {},
             "best_step": progress.best_step or self.step_done,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "trained_parameters": moved,
             "left_out_steps": progress.left_out,
             "stopped": progress.stopped,
             "threads": progress.threads,
             "dtype": progress.dtype,
             "derived": {"model": asdict(shape), "step": asdict(self.derived)},
-        }
+        } | merged
         finished = {"figures": self.draft.figures, "forecast": self.draft.forecast}
         write_durably(self.draft.path / FINISHED, json.dumps(finished, indent=1).encode())
         shutil.rmtree(self.draft.path / CHECKPOINTS, ignore_errors=True)
+        (self.draft.path / FEATURES).unlink(missing_ok=True)
 
     def _count(self, done: Step) -> None:
         progress = self.progress
@@ -271,7 +280,7 @@ class _Run:
         if is_better(objective, figures, progress.best):
             progress.looks_without_gain = 0
             progress.best, progress.best_step = figures, number
-            progress.best_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            progress.best_weights = {name: value.clone() for name, value in trainable.state(self.model).items()}
         else:
             progress.looks_without_gain += 1
         judge = JUDGES[objective].name
@@ -297,11 +306,12 @@ class _Run:
         best = None if self.progress.best_step == number else self.progress.best_weights
         state = State(
             step=number,
-            model=self.model.state_dict(),
+            model=trainable.state(self.model),
             optimizer=self.optimizer.state(),
             best=best,
             progress=self.progress.saved(),
             spent=self._spent(),
+            base=self.frozen,
         )
         checkpoint.save(self.draft.path / CHECKPOINTS, state, keep=self.job.step.keep_checkpoints)
         self.saved_at = time.monotonic()
@@ -315,6 +325,7 @@ def _finished_before(draft: Draft) -> bool:
     finished = json.loads(path.read_text())
     draft.figures, draft.forecast = finished["figures"], finished["forecast"]
     shutil.rmtree(draft.path / CHECKPOINTS, ignore_errors=True)
+    (draft.path / FEATURES).unlink(missing_ok=True)
     return True
 
 
@@ -323,16 +334,23 @@ def _tokens_of(looks: Batches | None) -> int:
 
 
 def _announce(
-    job: Job, shape: Shape, derived: Derived, model: Model, batches: Batches, train: TokenStore, tokenizer: Tokenizer
+    job: Job,
+    shape: Shape,
+    derived: Derived,
+    total: int,
+    model: Model,
+    batches: Batches,
+    train: TokenStore,
+    tokenizer: Tokenizer,
 ) -> None:
     """Say what will be learned, with two real rows of step 1."""
     step, target = job.step, OBJECTIVES[job.step.objective].target
-    parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(value.numel() for value in trainable.state(model).values())
     pieces, first = batches.pieces, batches.step(1)
     targets = sum(int((batch.targets >= 0).sum()) for batch in first)
     say(
-        f"train {step.name}: {step.objective}, {shape.layers} layers of width {shape.width}, "
-        f"{parameters:,} parameters, {derived.optimizer} at {derived.lr:g}"
+        f"train {step.name}: {step.objective}, {shape.layers} layers of width {shape.width}; "
+        f"{step.method}: {trained:,} of {total:,} parameters move, {derived.optimizer} at {derived.lr:g}"
     )
     say(
         f"  {len(np.unique(pieces.row)):,} rows, {int(pieces.length.sum()):,} tokens per pass; {derived.steps:,} steps "
@@ -340,28 +358,6 @@ def _announce(
     )
     for line in guards.preview(train, tokenizer, step, first[0]):
         say(f"  {line}")
-
-
-def _about(job: Job, model: Model, store: TokenStore) -> folder.About:
-    head = model.head_name
-    return folder.About(
-        task=job.project.settings.objective.task,
-        head=head,
-        context=model.config.context,
-        objective=job.step.objective,
-        labels=list(store.labels) if head == "classes" else [],
-        tags=list(store.tag_names) if head == "tags" else [],
-        tokenizer_sha256=store.tokenizer_sha256,
-        data_id=job.data_id,
-        run_id=job.run_id,
-        chat=job.step.objective == "sft",
-    )
-
-
-def _probe_texts(store: TokenStore, tokenizer: Tokenizer, batches: Batches) -> list[str]:
-    """The beginnings of the first rows that were learned."""
-    texts = (tokenizer.decode(store.tokens(int(row))).strip()[:200] for row in np.unique(batches.pieces.row)[:PROBES])
-    return [text for text in texts if text] or ["wyrmling"]
 
 
 def _open_log(path: Path, step_done: int) -> Any:

@@ -29,7 +29,8 @@ def token_loss(model: Model, batch: Batch) -> Loss:
     if len(rows_R) == 0:
         return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
     features_RD = model.features(batch.tokens, Segments(batch.lengths), rows_R)
-    return cross_entropy_sum(features_RD, model.output.weight_VD, batch.targets[rows_R], model.output.bias_V)
+    output = model.output
+    return cross_entropy_sum(features_RD, output.weight_VD, batch.targets[rows_R], output.bias_V, cap=model.logit_cap)
 
 
 def class_loss(model: Model, batch: Batch, *, label_smoothing: float = 0.0) -> Loss:

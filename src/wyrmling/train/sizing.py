@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wyrmling.config import Settings, TrainObjective, TrainStep
+from wyrmling.train.methods import METHODS
 
 Family = Literal["qwen3", "modernbert"]
 
@@ -200,9 +201,10 @@ def derive_step(
     why: dict[str, str] = {}
     rows = facts.of(step)
     tokens = sum(s.tokens for s in rows)
-    optimizer = step.optimizer or ("muon" if scratch else "adamw")
+    muon = scratch and METHODS[step.method].muon
+    optimizer = step.optimizer or ("muon" if muon else "adamw")
     if step.optimizer is None:
-        why["optimizer"] = "muon for our own models" if scratch else "adamw: the base was most likely trained with it"
+        why["optimizer"] = "muon for our own models" if muon else "adamw: it moves weights that are already good"
     lr, embedding_lr, head_lr = _learning_rates(step, shape, optimizer, scratch, first, why)
     batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
     micro = min(step.micro_batch_tokens or _micro_batch_tokens(settings, shape, facts, why), batch_tokens)
@@ -242,6 +244,10 @@ def _learning_rates(
         base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
         ratio_embedding, ratio_head = 1.0, 10.0
         reason = "2e-5 at 1G weights, with the inverse cube root of the size; a new head learns 10 times faster"
+    method = METHODS[step.method]
+    if method.rate != 1 and optimizer == "adamw":
+        # A new head learns at its own rate, whatever is beside it.
+        base, ratio_head, reason = base * method.rate, ratio_head / method.rate, f"{reason}; {method.reason}"
     lr = step.lr or base
     if step.lr is None:
         why["lr"] = reason
@@ -275,8 +281,11 @@ def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str])
         return step.steps
     epochs = step.epochs
     if epochs is None:
-        epochs = _epochs(step.objective, tokens)
-        why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens"
+        method = METHODS[step.method]
+        epochs = _epochs(step.objective, tokens) * method.passes
+        why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens" + (
+            f": {method.reason}" if method.passes != 1 else ""
+        )
     return max(1, round(epochs * tokens / batch_tokens))
 
 
@@ -303,7 +312,7 @@ def _dropout(step: TrainStep, why: dict[str, str]) -> float:
 def _token_noise(step: TrainStep, why: dict[str, str]) -> float:
     if step.objective == "masked":
         return step.mask_rate
-    if step.objective in ("classify", "tag"):
+    if step.objective in ("classify", "tag") and METHODS[step.method].noise:
         why["token_noise"] = "a tenth of the tokens is hidden while training, so that no single word decides"
         return 0.1
     return 0.0
