@@ -42,7 +42,7 @@ def example(row_id: str, kind: str, split: str = "train", **columns: Any) -> dic
     return row | {"source": kind, "origin": f"data/{kind}.csv:{row_id}"} | columns
 
 
-def data_artifact(project: Project, rows: list[dict[str, Any]]) -> Artifact:
+def data_artifact(project: Project, rows: list[dict[str, Any]], *, rows_per_group: int = 1000) -> Artifact:
     """What the data stage would have left for these rows."""
     tags = {tag for row in rows for tag in row["tags"] or ()} - {"O"}
     labels = {
@@ -51,7 +51,8 @@ def data_artifact(project: Project, rows: list[dict[str, Any]]) -> Artifact:
     }
     key = Key("data", project.settings.name, inputs={"rows": artifact.digest(rows)}, settings={}, version=1)
     with artifact.create(project.runs, key, project.meter()) as draft:
-        pq.write_table(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA), draft.path / "examples.parquet")
+        table = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+        pq.write_table(table, draft.path / "examples.parquet", row_group_size=rows_per_group)
         (draft.path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     return draft.done
 

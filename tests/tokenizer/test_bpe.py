@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenizer.samples import ODD_TEXTS
+from wyrmling.config import Tokenizer as Settings
 from wyrmling.core.errors import NothingToLearn
 from wyrmling.tokenizer import bpe
+from wyrmling.tokenizer.patterns import word_pattern
 
 
 def merge(parts: tuple[bytes, ...], pair: tuple[bytes, bytes]) -> tuple[bytes, ...]:
@@ -26,6 +28,10 @@ def merge(parts: tuple[bytes, ...], pair: tuple[bytes, bytes]) -> tuple[bytes, .
         else:
             joined.append(part)
     return tuple(joined)
+
+
+def pattern(vocab_size: int) -> str:
+    return word_pattern(Settings(), vocab_size)
 
 
 def split_bytes(word: str) -> tuple[bytes, ...]:
@@ -50,7 +56,7 @@ def encode_plainly(vocabulary: bpe.Vocabulary, text: str) -> list[int]:
 
 @pytest.mark.parametrize("train", [bpe._train_rustbpe, bpe._train_tokenizers])
 def test_every_merge_joins_a_most_frequent_pair(train, corpus: list[str]) -> None:
-    vocabulary = train(corpus[:300], 400, bpe.word_pattern(400))
+    vocabulary = train(corpus[:300], 400, pattern(400))
     words = Counter(split_bytes(word) for text in corpus[:300] for word in regex.findall(vocabulary.pattern, text))
     for pair in vocabulary.merges:
         counts: Counter[tuple[bytes, bytes]] = Counter()
@@ -65,8 +71,8 @@ def test_every_merge_joins_a_most_frequent_pair(train, corpus: list[str]) -> Non
 
 
 def test_the_two_trainers_encode_alike(corpus: list[str]) -> None:
-    pattern = bpe.word_pattern(700)
-    ours, theirs = bpe._train_rustbpe(corpus, 700, pattern), bpe._train_tokenizers(corpus, 700, pattern)
+    expression = pattern(700)
+    ours, theirs = bpe._train_rustbpe(corpus, 700, expression), bpe._train_tokenizers(corpus, 700, expression)
     # They may break a tie between equally frequent pairs differently, so a few of the last merges may differ.
     assert len(set(ours.merges) ^ set(theirs.merges)) <= 4
     assert ours.tokens[:256] == theirs.tokens[:256] == [bytes([byte]) for byte in range(256)]
@@ -104,7 +110,10 @@ def test_nothing_to_train_on_is_an_error(texts: list[str]) -> None:
 
 def test_a_huge_document_counts_only_up_to_the_cap() -> None:
     long = "ab" * bpe.MAX_DOCUMENT_CHARS
-    assert list(bpe.capped([long, "next"])) == [long[: bpe.MAX_DOCUMENT_CHARS], "next"]
+    assert bpe.clipped(long) == long[: bpe.MAX_DOCUMENT_CHARS]
+    # Beyond the cap stands a letter that would win every count.
+    vocabulary = bpe.train(["ab" * (bpe.MAX_DOCUMENT_CHARS // 2) + "xy" * 100_000], 300)
+    assert b"xy" not in vocabulary.tokens
 
 
 def test_lone_surrogates_do_not_stop_training() -> None:
@@ -113,7 +122,7 @@ def test_lone_surrogates_do_not_stop_training() -> None:
 
 def test_a_panic_in_rust_is_caught(corpus: list[str]) -> None:
     with pytest.raises(bpe.ConversionError, match="at least 256"):
-        bpe._train_rustbpe(corpus[:5], 100, bpe.word_pattern(100))
+        bpe._train_rustbpe(corpus[:5], 100, pattern(100))
 
 
 def test_without_rustbpe_the_vocabulary_comes_from_tokenizers(

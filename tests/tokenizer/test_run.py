@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
@@ -17,7 +16,6 @@ from tokenizers import models, pre_tokenizers
 from tokenizer.samples import data_artifact, example
 from wyrmling.core.artifact import MANIFEST, Artifact
 from wyrmling.core.errors import BadSetting, NothingToLearn
-from wyrmling.core.records import EXAMPLE_SCHEMA
 from wyrmling.tokenizer import bpe, run
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
@@ -78,29 +76,6 @@ def test_figures_add_up(project: Any, rows: list[dict[str, Any]]) -> None:
     assert (figures["trainer"], figures["encoder"]) == ("rustbpe", "fastokens")
 
 
-def test_words_of_conversations_and_tags_are_trained_on() -> None:
-    rows = [
-        example(
-            "c", "conversation", messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-        ),
-        example("t", "tagged", text="Ada met", words=["Ada", "met"], tags=["O", "O"]),
-        example("v", "document", "val", text="not this"),
-    ]
-    table = pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
-    assert list(run.training_texts(table)) == ["hi", "yo", "Ada met"]
-    assert run.row_chars(table).tolist() == [4, 7, 8]
-
-
-def test_batches_keep_the_order_and_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [example(str(i), "document", text="x" * (i % 50)) for i in range(500)]
-    monkeypatch.setattr(run, "BATCH_ROWS", 20)
-    monkeypatch.setattr(run, "BATCH_CHARS", 200)
-    parts = list(run.batches(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)))
-    assert [row["row_id"] for part in parts for row in part] == [row["row_id"] for row in rows]
-    assert max(len(part) for part in parts) == 20
-    assert max(sum(len(row["text"]) for row in part) for part in parts) <= 200
-
-
 @pytest.mark.parametrize(("task", "ended"), [("complete", False), ("chat", False), ("classify", True), ("tag", True)])
 def test_a_decoders_prompt_stays_open_and_an_encoders_text_is_closed(
     project: Any, rows: list[dict[str, Any]], task: str, ended: bool
@@ -112,20 +87,28 @@ def test_a_decoders_prompt_stays_open_and_an_encoders_text_is_closed(
     assert hf.encode("my card").ids == (tokenizer.document("my card") if ended else tokenizer.prompt("my card"))
 
 
-def test_a_base_model_brings_its_tokenizer(project: Any, rows: list[dict[str, Any]], scratch: Path) -> None:
-    made = project("complete", "project", f"model.base={scratch}")
+@pytest.fixture
+def base(scratch: Path, tmp_path: Path) -> Path:
+    """A base model, as far as its tokenizer goes."""
+    path = tmp_path / "base"
+    shutil.copytree(scratch, path)
+    (path / "config.json").write_text("{}", encoding="utf-8")
+    return path
+
+
+def test_a_base_model_brings_its_tokenizer(project: Any, rows: list[dict[str, Any]], base: Path) -> None:
+    made = project("complete", "project", f"model.base={base}")
     artifact = run.run(made, data_artifact(made, rows))
-    assert (artifact.path / "tokenizer.json").read_bytes() == (scratch / "tokenizer.json").read_bytes()
+    theirs, ours = (tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")) for path in (base, artifact.path))
+    assert theirs.to_str() == ours.to_str()
     assert artifact.figures["trainer"] == "base"
     store = TokenStore.open(artifact.path, "train")
-    assert store.tokens(0).tolist() == Tokenizer.load(scratch).document(rows[0]["text"])
+    assert store.tokens(0).tolist() == Tokenizer.load(base).document(rows[0]["text"])
 
 
 def test_a_tokenizer_fastokens_cannot_read_is_encoded_by_tokenizers(
-    project: Any, rows: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    project: Any, rows: list[dict[str, Any]], base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = tmp_path / "base"
-    base.mkdir()
     words = sorted({word for row in rows for word in row["text"].split()})
     vocab = {word: i for i, word in enumerate([*words, "[UNK]", "[SEP]"])}
     hf = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
@@ -140,11 +123,7 @@ def test_a_tokenizer_fastokens_cannot_read_is_encoded_by_tokenizers(
     assert tokens.tolist() == [*(vocab[word] for word in rows[0]["text"].split()), vocab["[SEP]"]]
 
 
-def test_a_base_without_an_end_of_text_is_refused(
-    project: Any, rows: list[dict[str, Any]], scratch: Path, tmp_path: Path
-) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(scratch, base)
+def test_a_base_without_an_end_of_text_is_refused(project: Any, rows: list[dict[str, Any]], base: Path) -> None:
     (base / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     made = project("complete", "project", f"model.base={base}")
     with pytest.raises(BadSetting, match="names no end-of-text token"):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +20,8 @@ from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.core.progress import Bar
 from wyrmling.tokenizer import bpe, bulk, chat, folder
 from wyrmling.tokenizer.tokenizer import Tokenizer
-from wyrmling.tokenizer.tokens import NO_TAG, SPLITS, StoreWriter, TokenStore
+from wyrmling.tokenizer.tokens import NO_TAG, ROWS_SCHEMA, TokenStore, read_shards
+from wyrmling.tokenizer.writer import StoreWriter
 
 LABELS, TAGS = ["card", "cash"], ["O", "B-person", "I-person"]
 SILENT = Bar("", None, None)
@@ -42,16 +42,14 @@ ROWS = [
 ]
 
 
-def write(path: Path, tokenizer_folder: Path, rows: list[dict[str, Any]], batch: int = 3) -> Path:
-    """A store of `rows` beside a copy of the tokenizer, written a few rows at a time."""
+def write(path: Path, tokenizer_folder: Path, rows: list[dict[str, Any]], per_shard: int = 4) -> Path:
+    """A store of `rows` beside a copy of the tokenizer, a few rows to a shard."""
     path.mkdir(exist_ok=True)
     folder.copy(tokenizer_folder, path)
     tokenizer = Tokenizer.load(path)
     writer = StoreWriter(path / "store", tokenizer, bulk.encoder(path, tokenizer, [], []), labels=LABELS, tags=TAGS)
-    for split in SPLITS:
-        mine = [row for row in rows if row["split"] == split]
-        writer.split(split, [mine[i : i + batch] for i in range(0, len(mine), batch)], SILENT)
-    writer.finish()
+    for start in range(0, len(rows), per_shard):
+        writer.add(rows[start : start + per_shard], SILENT)
     return path
 
 
@@ -105,25 +103,32 @@ def test_rows_keep_their_order_label_and_origin(stored: Path, store: TokenStore)
     assert [store.labels[label] if label >= 0 else None for label in store.rows["label"]] == [
         row["label"] for row in train
     ]
-    assert store.rows["start"].tolist() == [0, *np.cumsum(store.rows["length"])[:-1].tolist()]
-    assert store.n_tokens == store.rows["length"].sum() == (stored / "store/train.tokens").stat().st_size // 2
+    assert store.n_tokens == store.rows["length"].sum()
+    assert store.n_bytes == store.rows["n_bytes"].sum()
+    assert set(store.rows) == {*ROWS_SCHEMA.names, "start", "length"}
+    with pytest.raises(KeyError):
+        store.rows["text"]
+    for beyond in (-1, len(store)):
+        with pytest.raises(IndexError):
+            store.tokens(beyond)
 
 
 def test_a_split_without_rows_is_empty_and_one_without_tags_has_no_tag_file(stored: Path) -> None:
     assert len(TokenStore.open(stored, "test")) == 0
     val = TokenStore.open(stored, "val")
     assert set(val.tags(0)) == {NO_TAG}
-    assert not (stored / "store/val.tags").exists()
+    assert not list((stored / "store").glob("val-*.tags"))
+    assert len(list((stored / "store").glob("train-*.tags"))) == 1
 
 
-@given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=6), batch=st.integers(1, 4))
+@given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=6), per_shard=st.integers(1, 4))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_the_store(
-    tmp_path: Path, scratch: Path, tokenizer: Tokenizer, texts: list[str], batch: int
+    tmp_path: Path, scratch: Path, tokenizer: Tokenizer, texts: list[str], per_shard: int
 ) -> None:
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
     rows = [example(str(i), "document", text=text) for i, text in enumerate(texts)]
-    store = TokenStore.open(write(tmp_path / "a", scratch, rows, batch), "train")
+    store = TokenStore.open(write(tmp_path / "a", scratch, rows, per_shard), "train")
     for i, text in enumerate(texts):
         said = tokenizer.decode(store.tokens(i))
         assert said == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -179,17 +184,81 @@ def test_a_store_of_another_tokenizer_is_refused(stored: Path, tmp_path: Path) -
 
 def test_a_cut_or_missing_file_is_named(stored: Path, tmp_path: Path) -> None:
     shutil.copytree(stored, tmp_path / "a")
-    with (tmp_path / "a/store/train.learn").open("ab") as handle:
+    with (tmp_path / "a/store/train-00001.learn").open("ab") as handle:
         handle.truncate(5)
-    with pytest.raises(CorruptArtifact, match=r"train\.learn has 5 bytes instead of"):
+    with pytest.raises(CorruptArtifact, match=r"train-00001\.learn has 5 bytes instead of"):
         TokenStore.open(tmp_path / "a", "train")
-    (tmp_path / "a/store/train.tokens").unlink()
-    with pytest.raises(CorruptArtifact, match=r"train\.tokens is missing"):
+    (tmp_path / "a/store/train-00000.tokens").unlink()
+    with pytest.raises(CorruptArtifact, match=r"train-00000\.tokens is missing"):
         TokenStore.open(tmp_path / "a", "train")
     with pytest.raises(CorruptArtifact, match="no readable token store"):
         TokenStore.open(tmp_path, "train")
     with pytest.raises(CorruptArtifact, match="no split 'dev'"):
         TokenStore.open(stored, "dev")
+
+
+def test_a_changed_byte_is_found_when_asked_for(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored, tmp_path / "a")
+    path = tmp_path / "a/store/train-00001.tokens"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    TokenStore.open(tmp_path / "a", "train")
+    TokenStore.open(tmp_path / "a", "val", verify=True)
+    with pytest.raises(CorruptArtifact, match=r"train-00001\.tokens has other bytes than were written"):
+        TokenStore.open(tmp_path / "a", "train", verify=True)
+
+
+def test_a_store_of_an_earlier_format_is_refused(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored, tmp_path / "a")
+    path = tmp_path / "a/store/store.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"format": 2', '"format": 1'), encoding="utf-8")
+    with pytest.raises(CorruptArtifact, match="format 1, not 2"):
+        TokenStore.open(tmp_path / "a", "train")
+
+
+def append(path: Path, rows: list[dict[str, Any]], labels: list[str]) -> None:
+    tokenizer = Tokenizer.load(path)
+    encoder = bulk.encoder(path, tokenizer, [], [])
+    StoreWriter(path / "store", tokenizer, encoder, labels=labels, tags=TAGS).add(rows, SILENT)
+
+
+def test_new_rows_are_new_shards_and_old_files_stay(stored: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    shutil.copytree(stored, tmp_path / "a")
+    before = {path: path.read_bytes() for path in (tmp_path / "a/store").glob("*-*")}
+    old = TokenStore.open(tmp_path / "a", "train")
+    new_rows = [
+        example("n0", "labelled", text="a coin", label="coin"),
+        example("n1", "labelled", text="card", label="card"),
+    ]
+    append(tmp_path / "a", new_rows, ["card", "coin"])
+    store = TokenStore.open(tmp_path / "a", "train", verify=True)
+    assert len(store) == len(old) + 2
+    assert store.tokens(len(old)).tolist() == tokenizer.document("a coin")
+    # Labels keep their numbers, whatever the order of the new list.
+    assert store.labels == [*LABELS, "coin"]
+    assert [store.labels[label] for label in store.rows["label"][-2:]] == ["coin", "card"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_shard_that_was_not_finished_is_not_there(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored, tmp_path / "a")
+    path = tmp_path / "a/store/shards.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    assert len(read_shards(tmp_path / "a/store")) == content.count(b"\n") - 1
+    assert len(TokenStore.open(tmp_path / "a", "train")) < len(TokenStore.open(stored, "train"))
+    last = len(ROWS) // 4 * 4
+    append(tmp_path / "a", ROWS[last:], LABELS)
+    assert path.read_bytes() == content
+
+
+def test_a_store_is_not_added_to_with_another_tokenizer(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored, tmp_path / "a")
+    with (tmp_path / "a/tokenizer.json").open("a", encoding="utf-8") as handle:
+        handle.write("\n")
+    with pytest.raises(CorruptArtifact, match="made by another tokenizer"):
+        append(tmp_path / "a", ROWS, LABELS)
 
 
 def test_a_label_that_the_data_artifact_does_not_list_is_an_error(tmp_path: Path, scratch: Path) -> None:
@@ -224,15 +293,8 @@ def test_a_difference_between_the_two_libraries_is_noticed(
     assert encoder.encode(["identity"]).ids.tolist() == tokenizer.encode("identity")
 
 
-def test_random_and_longest_rows_are_checked() -> None:
-    chars = np.arange(10_000)
-    rows = bulk.rows_to_check(chars, seed=0)
-    assert set(range(10_000 - bulk.LONGEST_ROWS, 10_000)) <= set(rows)
-    assert bulk.RANDOM_ROWS <= len(rows) <= bulk.RANDOM_ROWS + bulk.LONGEST_ROWS
-    assert rows == bulk.rows_to_check(chars, seed=0) != bulk.rows_to_check(chars, seed=1)
-
-
-def test_rows_parquet_is_plain_for_other_readers(stored: Path) -> None:
-    table = pa.parquet.read_table(stored / "store/train.rows.parquet")
-    assert table.schema.field("label").type == pa.int32()
-    assert pc.sum(table.column("length")).as_py() == TokenStore.open(stored, "train").n_tokens
+def test_rows_parquet_is_plain_for_other_readers(stored: Path, store: TokenStore) -> None:
+    parts = [pa.parquet.read_table(path) for path in sorted((stored / "store").glob("train-*.rows.parquet"))]
+    table = pa.concat_tables(parts)
+    assert table.schema == ROWS_SCHEMA
+    assert table.column("row_id").to_pylist() == store.rows["row_id"].tolist()

@@ -61,7 +61,7 @@ def test_sources_narrow_the_rows(small: Small) -> None:
 
 def test_one_label_only_is_an_error_that_names_it(small: Small) -> None:
     store = small.store()
-    store.rows["label"] = np.where(store.rows["label"] >= 0, 1, -1)
+    store.rows = {**store.rows, "label": np.where(store.rows["label"] >= 0, 1, -1)}
     with pytest.raises(NothingToLearn, match=rf"training rows have the same label '{store.labels[1]}'.*tickets\.csv:"):
         material(store, small.tokenizer, step("classify"), context=64)
 
@@ -78,7 +78,7 @@ def test_rare_labels_and_long_texts_are_said(make_project: Callable[..., Small])
 
 def test_labels_without_training_rows_are_named(small: Small) -> None:
     store = small.store()
-    store.rows["label"] = np.where(store.rows["label"] == 2, 1, store.rows["label"])
+    store.rows = {**store.rows, "label": np.where(store.rows["label"] == 2, 1, store.rows["label"])}
     found = material(store, small.tokenizer, step("classify"), context=64)
     assert [text for text in found.warnings if "1 labels have no training row" in text and store.labels[2] in text]
 
@@ -120,20 +120,20 @@ def _without_learning(small: Small, folder: Path, rows: Array) -> TokenStore:
     """A copy of the training split in which nothing of these rows is learned."""
     shutil.copytree(small.tokens.path / "store", folder)
     store = TokenStore.open(folder, "train")
-    learn = np.fromfile(folder / "train.learn", dtype=np.uint8)
+    learn = np.fromfile(folder / "train-00000.learn", dtype=np.uint8)
     for row in rows:
         learn[store.rows["start"][row] : store.rows["start"][row] + store.rows["length"][row]] = 0
-    learn.tofile(folder / "train.learn")
+    learn.tofile(folder / "train-00000.learn")
     return TokenStore.open(folder, "train")
 
 
 def test_a_missing_end_of_text_is_an_error(small: Small, tmp_path: Path) -> None:
     shutil.copytree(small.tokens.path / "store", tmp_path / "store")
     store = TokenStore.open(tmp_path / "store", "train")
-    learn = np.fromfile(tmp_path / "store" / "train.learn", dtype=np.uint8)
+    learn = np.fromfile(tmp_path / "store" / "train-00000.learn", dtype=np.uint8)
     ends = np.isin(np.concatenate([store.tokens(row) for row in range(len(store))]), small.tokenizer.end_ids)
     learn[ends] = 0
-    learn.tofile(tmp_path / "store" / "train.learn")
+    learn.tofile(tmp_path / "store" / "train-00000.learn")
     for objective in ("sft", "causal"):
         with pytest.raises(NothingToLearn, match="do not end with an end-of-text token"):
             material(TokenStore.open(tmp_path / "store", "train"), small.tokenizer, step(objective), context=64)
@@ -141,8 +141,8 @@ def test_a_missing_end_of_text_is_an_error(small: Small, tmp_path: Path) -> None
 
 def test_one_tag_only_is_an_error(small: Small, tmp_path: Path) -> None:
     shutil.copytree(small.tokens.path / "store", tmp_path / "store")
-    tags = np.fromfile(tmp_path / "store" / "train.tags", dtype="<i2")
-    np.where(tags == IGNORED, IGNORED, 0).astype("<i2").tofile(tmp_path / "store" / "train.tags")
+    tags = np.fromfile(tmp_path / "store" / "train-00000.tags", dtype="<i2")
+    np.where(tags == IGNORED, IGNORED, 0).astype("<i2").tofile(tmp_path / "store" / "train-00000.tags")
     with pytest.raises(NothingToLearn, match="have the same tag 'O'"):
         material(TokenStore.open(tmp_path / "store", "train"), small.tokenizer, step("tag"), context=64)
 

@@ -7,15 +7,19 @@ special tokens last. Knows nothing of projects, files or chat.
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
+from wyrmling.config import Tokenizer as Settings
 from wyrmling.core.errors import NothingToLearn
 from wyrmling.core.log import warn
+from wyrmling.tokenizer.patterns import word_pattern
 
 END_OF_TEXT = "<|endoftext|>"
 IM_START = "<|im_start|>"
@@ -24,18 +28,12 @@ MASK = "<|mask|>"
 PAD = "<|pad|>"
 SPECIALS = (END_OF_TEXT, IM_START, IM_END, MASK, PAD)
 
-# A longer document teaches the vocabulary little more, and one huge file must not outvote the rest. Both from nanochat,
-# scripts/tok_train.py.
+# A longer document teaches the vocabulary little more, and one huge file must not outvote the rest (nanochat,
+# scripts/tok_train.py).
 MAX_DOCUMENT_CHARS = 10_000
-MAX_CORPUS_CHARS = 2_000_000_000
 
-# GPT-4's word pattern (cl100k). Vocabularies up to 32k take numbers two digits at a time: best there, as measured by
-# nanochat.
-_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SMALL_VOCAB = 32_768
+# Texts of a run that a converted vocabulary is compared on, each up to so many characters.
+_CHECKED_TEXTS, _CHECKED_CHARS = 200, 500
 
 # Texts on which a converted vocabulary must agree with its trainer, whatever it was trained on.
 _CHECK_TEXTS = (
@@ -83,21 +81,9 @@ def default_vocab_size(n_bytes: int) -> VocabSize:
     return VocabSize(value, f"{n_bytes / 1e6:.2f} MB of training text; grows with its square root from 2,048 at 0.5 MB")
 
 
-def word_pattern(vocab_size: int) -> str:
-    """The regular expression that cuts text into words before merging; a token never crosses its cuts."""
-    return _PATTERN % (2 if vocab_size <= _SMALL_VOCAB else 3)
-
-
-def capped(texts: Iterable[str]) -> Iterator[str]:
-    """The part of each text that the vocabulary is trained on, until the corpus cap. Lone surrogates become U+FFFD."""
-    left = MAX_CORPUS_CHARS
-    for text in texts:
-        part = text[: min(MAX_DOCUMENT_CHARS, left)]
-        left -= len(part)
-        if part:
-            yield without_surrogates(part)
-        if left <= 0:
-            return
+def clipped(text: str) -> str:
+    """The part of a text that a vocabulary is trained on. Lone surrogates become U+FFFD."""
+    return without_surrogates(text[:MAX_DOCUMENT_CHARS])
 
 
 def without_surrogates(text: str) -> str:
@@ -105,63 +91,86 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def train(texts: Sequence[str], vocab_size: int) -> Vocabulary:
+def train(texts: Iterable[str], vocab_size: int, pattern: str | None = None) -> Vocabulary:
     """The BPE vocabulary of `texts`, with at most `vocab_size` tokens including the special ones.
 
+    texts    gone through once, or twice when `rustbpe` can't do it; never held together in memory
+    pattern  cuts the text into words. None: the one that suits the size
     It is smaller when the text runs out of pairs to merge. The same texts give the same vocabulary, in any order.
     Raises   NothingToLearn when there is no text.
     """
-    corpus = list(capped(texts))
-    if not corpus:
-        raise NothingToLearn(
-            "the training split holds no text to train a tokenizer on",
-            fix="look at what was dropped and why: wyrmling data",
-        )
-    pattern, n_tokens = word_pattern(vocab_size), vocab_size - len(SPECIALS)
+    pattern, n_tokens = pattern or word_pattern(Settings(), vocab_size), vocab_size - len(SPECIALS)
     try:
-        return _train_rustbpe(corpus, n_tokens, pattern)
+        return _train_rustbpe(texts, n_tokens, pattern)
     except (ImportError, ConversionError) as error:
         warn(f"the tokenizer is trained by tokenizers instead of rustbpe: {error}")
-        return _train_tokenizers(corpus, n_tokens, pattern)
+        return _train_tokenizers(texts, n_tokens, pattern)
 
 
-def _train_rustbpe(corpus: list[str], n_tokens: int, pattern: str) -> Vocabulary:
+class _Watched:
+    """Goes through texts as they are trained on: clipped, without empty ones; keeps some of them to check on."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.kept: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        draw = random.Random(0)
+        parts = filter(None, map(clipped, self._texts))
+        for number, part in enumerate(parts, start=1):
+            at = len(self.kept) if number <= _CHECKED_TEXTS else draw.randrange(number)
+            if at < _CHECKED_TEXTS:
+                self.kept[at : at + 1] = [part[:_CHECKED_CHARS]]
+            yield part
+
+    def require_text(self) -> None:
+        if not self.kept:
+            raise NothingToLearn(
+                "the training split holds no text to train a tokenizer on",
+                fix="look at what was dropped and why: wyrmling data",
+            )
+
+
+def _train_rustbpe(texts: Iterable[str], n_tokens: int, pattern: str) -> Vocabulary:
     import rustbpe
 
-    trained = rustbpe.Tokenizer()
+    trained, corpus = rustbpe.Tokenizer(), _Watched(texts)
     try:
-        trained.train_from_iterator(iter(corpus), n_tokens, buffer_size=8192, pattern=pattern)
+        trained.train_from_iterator(iter(corpus), n_tokens, buffer_size=1024, pattern=pattern)
     except BaseException as error:
-        # A panic in Rust arrives as PanicException, which is not an Exception and would pass every ordinary guard.
-        if type(error).__name__ != "PanicException":
+        # A panic in Rust arrives as PanicException, which is not an Exception and would pass every ordinary guard. A
+        # ValueError is an expression that only `tokenizers` understands.
+        if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
             raise
         raise ConversionError(f"rustbpe stopped: {error}") from error
+    corpus.require_text()
     tokens = [bytes(token) for token, _ in sorted(trained.get_mergeable_ranks(), key=lambda pair: pair[1])]
     vocabulary = Vocabulary(tokens, find_merges(tokens), pattern, "rustbpe")
     converted = _text_only(vocabulary)
-    for text in (*_CHECK_TEXTS, *corpus[:: max(1, len(corpus) // 200)]):
+    for text in (*_CHECK_TEXTS, *corpus.kept):
         ids = converted.encode(text, add_special_tokens=False).ids
         if ids != trained.encode(text) or converted.decode(ids) != text:
             raise ConversionError(f"its ids differ from those of tokenizers on {text[:60]!r}")
     return vocabulary
 
 
-def _train_tokenizers(corpus: list[str], n_tokens: int, pattern: str) -> Vocabulary:
+def _train_tokenizers(texts: Iterable[str], n_tokens: int, pattern: str) -> Vocabulary:
     trainer = trainers.BpeTrainer(
         vocab_size=n_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
         special_tokens=[],
     )
-    learner = tokenizers.Tokenizer(models.BPE())
+    learner, corpus = tokenizers.Tokenizer(models.BPE()), _Watched(texts)
     learner.pre_tokenizer = _pre_tokenizer(pattern)
-    learner.train_from_iterator(corpus, trainer)
+    learner.train_from_iterator(iter(corpus), trainer)
+    corpus.require_text()
     by_id = sorted(learner.get_vocab().items(), key=lambda pair: pair[1])
     spelled = [from_byte_level(token) for token, _ in by_id]
     tokens = [bytes([byte]) for byte in range(256)] + [token for token in spelled if len(token) > 1]
     vocabulary = Vocabulary(tokens, find_merges(tokens), pattern, "tokenizers")
     converted = _text_only(vocabulary)
-    for text in _CHECK_TEXTS:
+    for text in (*_CHECK_TEXTS, *corpus.kept):
         if converted.decode(converted.encode(text, add_special_tokens=False).ids) != text:
             raise ConversionError(f"decoding its ids does not give back {text[:60]!r}")
     return vocabulary
@@ -176,7 +185,8 @@ def _text_only(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 def find_merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """The merge that made each token after the 256 bytes, in rank order.
 
-    A token's own bytes, merged with the lower ranks only, end as two parts: those are its merge.
+    Most tokens can be cut in two earlier ones in one way only. For the others, the token's own bytes are merged with
+    the lower ranks: they end as two parts, and those are its merge.
     Raises   ConversionError when the tokens are not the 256 bytes followed by merges of earlier tokens.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
@@ -184,36 +194,48 @@ def find_merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         raise ConversionError("the vocabulary repeats a token or does not begin with the 256 bytes")
     merges = []
     for rank, token in enumerate(tokens[256:], start=256):
-        parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:
-            best = min(range(len(parts) - 1), key=lambda at: _rank(ranks, parts[at] + parts[at + 1], below=rank))
-            if _rank(ranks, parts[best] + parts[best + 1], below=rank) == math.inf:
-                raise ConversionError(f"token {rank} {token!r} is not a merge of two earlier tokens")
-            parts[best : best + 2] = [parts[best] + parts[best + 1]]
-        merges.append((parts[0], parts[1]))
+        # Few tails are tokens, so they are looked up first.
+        cuts = [
+            (token[:at], token[at:])
+            for at in range(1, len(token))
+            if ranks.get(token[at:], rank) < rank and ranks.get(token[:at], rank) < rank
+        ]
+        merges.append(cuts[0] if len(cuts) == 1 else _merge_up_to(token, rank, ranks))
     return merges
 
 
-def _rank(ranks: dict[bytes, int], token: bytes, *, below: int) -> float:
-    rank = ranks.get(token)
-    return rank if rank is not None and rank < below else math.inf
+def _merge_up_to(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two parts that a token's bytes end as, merged with the ranks below its own."""
+    parts = [token[at : at + 1] for at in range(len(token))]
+    scores = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
+    while len(parts) > 2:
+        best = min(scores)
+        if best >= rank:
+            raise ConversionError(f"token {rank} {token!r} is not a merge of two earlier tokens")
+        at = scores.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        around = parts[max(0, at - 1) : at + 2]
+        scores[max(0, at - 1) : at + 2] = [ranks.get(left + right, rank) for left, right in itertools.pairwise(around)]
+    return parts[0], parts[1]
 
 
-def build(vocabulary: Vocabulary, *, ends: bool = False) -> tokenizers.Tokenizer:
+def build(vocabulary: Vocabulary, *, ends: bool = False, extra: Sequence[str] = ()) -> tokenizers.Tokenizer:
     """The vocabulary as a `tokenizers` tokenizer, special tokens last.
 
     ends   True: a text encoded with special tokens is closed by an end-of-text as well as opened by one. That is how an
            encoder is trained; a decoder's prompt must stay open.
+    extra  tokens of the user's own, each found wherever it stands in a text; their ids come before the special ones
     """
     vocab = {to_byte_level(token): rank for rank, token in enumerate(vocabulary.tokens)}
     merges = [(to_byte_level(left), to_byte_level(right)) for left, right in vocabulary.merges]
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=None))
     tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.pattern)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in extra])
     tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False) for special in SPECIALS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A {END_OF_TEXT}" if ends else f"{END_OF_TEXT} $A",
-        special_tokens=[(END_OF_TEXT, len(vocab))],
+        special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],
     )
     return tokenizer
 

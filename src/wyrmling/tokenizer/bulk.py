@@ -5,22 +5,17 @@ Agreement is checked on every run, on the run's own texts; any difference sends 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
 
 from wyrmling.core.log import warn
 from wyrmling.tokenizer.bpe import without_surrogates
 from wyrmling.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
-
-# Enough rows to meet what is common and what is extreme; the longest are cut, `tokenizers` reads about 3 MB a second.
-RANDOM_ROWS = 200
-LONGEST_ROWS = 50
-MAX_CHECK_CHARS = 100_000
 
 
 class Flat(NamedTuple):
@@ -37,16 +32,6 @@ class Encoder(NamedTuple):
     library: str
 
 
-def rows_to_check(chars: npt.NDArray[np.int64], *, seed: int) -> list[int]:
-    """The rows on which the two libraries are compared: some drawn at random, and the longest.
-
-    chars   characters of each row
-    """
-    drawn = random.Random(seed).sample(range(len(chars)), min(RANDOM_ROWS, len(chars)))
-    longest = np.argsort(-chars, kind="stable")[:LONGEST_ROWS].tolist()
-    return sorted({*drawn, *longest})
-
-
 def encoder(folder: Path, tokenizer: Tokenizer, texts: Sequence[str], row_ids: Sequence[str]) -> Encoder:
     """The fastest encoder that gives the ids of `tokenizer`.
 
@@ -56,27 +41,44 @@ def encoder(folder: Path, tokenizer: Tokenizer, texts: Sequence[str], row_ids: S
     """
     slow = Encoder(lambda batch: _flat(tokenizer.encode_batch(batch)), "tokenizers")
     try:
-        import fastokens
-
-        fast = fastokens.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        fast.no_truncation()
-        fast.no_padding()
+        fast = _fastokens((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
     except (ImportError, ValueError) as error:
         warn(f"texts are encoded by tokenizers instead of the faster fastokens: {error}")
         return slow
-
-    def encode_fast(batch: Sequence[str]) -> Flat:
-        ids, offsets = fast.encode_batch_flat([without_surrogates(text) for text in batch], split_special_tokens=True)
-        return Flat(np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64))
-
-    different = _first_difference(encode_fast, slow.encode, [text[:MAX_CHECK_CHARS] for text in texts])
+    different = _first_difference(fast.encode, slow.encode, texts)
     if different is not None:
         warn(
             f"fastokens gives other ids than tokenizers for row {row_ids[different]}; "
             "all texts are encoded by tokenizers instead"
         )
         return slow
-    return Encoder(encode_fast, "fastokens")
+    return fast
+
+
+def unchecked(hf: tokenizers.Tokenizer) -> Encoder:
+    """The fastest encoder that reads this tokenizer, whether or not its ids are right: for counting tokens."""
+    try:
+        return _fastokens(hf.to_str())
+    except (ImportError, ValueError):
+        return Encoder(
+            lambda batch: _flat([encoding.ids for encoding in hf.encode_batch_fast(batch, add_special_tokens=False)]),
+            "tokenizers",
+        )
+
+
+def _fastokens(document: str) -> Encoder:
+    """Raises ImportError without fastokens, ValueError for a tokenizer.json that it can't read."""
+    import fastokens
+
+    fast = fastokens.Tokenizer.from_json_str(document)
+    fast.no_truncation()
+    fast.no_padding()
+
+    def encode(batch: Sequence[str]) -> Flat:
+        ids, offsets = fast.encode_batch_flat([without_surrogates(text) for text in batch], split_special_tokens=True)
+        return Flat(np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64))
+
+    return Encoder(encode, "fastokens")
 
 
 def _first_difference(

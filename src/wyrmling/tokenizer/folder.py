@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from wyrmling.config import Project
@@ -20,12 +21,12 @@ _FILES = (TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE, "special_tokens_map.json")
 _FALLBACK_IDS = "config.json"
 
 
-def write(folder: Path, vocabulary: bpe.Vocabulary, *, ends: bool) -> None:
+def write(folder: Path, vocabulary: bpe.Vocabulary, *, ends: bool, extra: Sequence[str] = ()) -> None:
     """Write a new tokenizer folder that `tokenizers` and `transformers` load.
 
-    ends   as in `bpe.build`
+    ends, extra  as in `bpe.build`
     """
-    tokenizer = bpe.build(vocabulary, ends=ends)
+    tokenizer = bpe.build(vocabulary, ends=ends, extra=extra)
     write_durably(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,35 +1,35 @@
 """The token store: every row of a data artifact as token ids, with what is learned of each token, memory-mapped.
 
-`store/` holds per split `<split>.tokens` (ids, little-endian uint16 or uint32), `<split>.learn` (uint8, 1 = a target),
-`<split>.tags` (int16, -100 = no target; only where rows are tagged) and `<split>.rows.parquet`. `store.json` describes
-them.
+`store/` holds shards. Shard 7 has, for each split that it has rows of, `train-00007.tokens` (ids, little-endian uint16
+or uint32), `.learn` (uint8, 1 = a target), `.ends` (uint64, where each row ends), `.rows.parquet` (what each row is)
+and, where rows are tagged, `.tags` (int16, -100 = no target). `store.json` says what the numbers mean; `shards.jsonl`
+has one line per finished shard, with the size and sha256 of its files.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wyrmling.core.artifact import file_digest, write_durably
+from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput, CorruptArtifact
-from wyrmling.core.progress import Bar
 from wyrmling.tokenizer import chat
-from wyrmling.tokenizer.bulk import Encoder, Flat
 from wyrmling.tokenizer.chat import Piece
 from wyrmling.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 STORE = "store"
 STORE_FILE = "store.json"
+SHARDS_FILE = "shards.jsonl"
 SPLITS = ("train", "val", "test")
 NO_TAG = -100
 
@@ -40,21 +40,14 @@ ROWS_SCHEMA = pa.schema(
         ("origin", pa.string()),
         ("kind", pa.string()),
         ("label", pa.int32()),  # index into the labels of store.json, -1 = none
-        ("start", pa.int64()),  # first token, in the flat files
-        ("length", pa.int32()),  # tokens
         ("n_bytes", pa.int64()),  # UTF-8 bytes of the text that the learned tokens decode to
     ]
 )
 
-
-class SplitCounts(NamedTuple):
-    rows: int
-    tokens: int
-    n_bytes: int
-    tagged: int
+_REPAIR = "delete the tokenizer artifact and run: wyrmling tokenizer"
 
 
-def row_pieces(tokenizer: Tokenizer, example: dict[str, Any]) -> list[Piece]:
+def row_pieces(tokenizer: Tokenizer, example: Mapping[str, Any]) -> list[Piece]:
     """What an example becomes in the store, before encoding.
 
     A document or labelled text is opened, learned and ended; a tagged row is its words, each with the space before it;
@@ -75,272 +68,209 @@ def row_pieces(tokenizer: Tokenizer, example: dict[str, Any]) -> list[Piece]:
     return [*opening, *inner, *ending]
 
 
-class _Batch:
-    """Examples as one flat list of pieces, ready to be encoded together."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.tokens: list[int] = []  # the id of each piece, -1 for a text
-        self.learn: list[bool] = []
-        self.tags: list[int] = []  # per piece
-        self.first_pieces: list[int] = []  # per row
-
-    def add(self, pieces: Sequence[Piece], tags: Iterator[int]) -> None:
-        """Append a row. Each text piece takes the next of `tags`, or none when they run out."""
-        self.first_pieces.append(len(self.tokens))
-        for piece in pieces:
-            is_text = piece.token is None
-            if is_text:
-                self.texts.append(piece.text)
-            self.tokens.append(-1 if piece.token is None else piece.token)
-            self.learn.append(piece.learn)
-            self.tags.append(next(tags, NO_TAG) if is_text else NO_TAG)
+def read_shards(folder: Path) -> list[dict[str, Any]]:
+    """What `shards.jsonl` says of each finished shard. A last line without its end was never finished."""
+    path = folder / SHARDS_FILE
+    content = path.read_bytes() if path.is_file() else b""
+    try:
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    except ValueError as error:
+        raise CorruptArtifact(f"{SHARDS_FILE} is not JSON: {error}", where=path, fix=_REPAIR) from error
 
 
-class _Encoded(NamedTuple):
-    """The tokens of a batch, flat; `starts` has the first token of each row and, last, the number of tokens."""
+def read_description(folder: Path) -> dict[str, Any]:
+    """What `store.json` says. Raises CorruptArtifact when there is none, or one of another format."""
+    path = folder / STORE_FILE
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptArtifact(
+            f"{folder} holds no readable token store", where=path, fix="run: wyrmling tokenizer"
+        ) from error
+    if description["format"] != FORMAT:
+        raise CorruptArtifact(
+            f"the token store has format {description['format']}, not {FORMAT}", where=path, fix=_REPAIR
+        )
+    return description
 
-    ids: npt.NDArray[np.int64]
-    learn: npt.NDArray[np.uint8]
-    tags: npt.NDArray[np.int16]
-    starts: npt.NDArray[np.int64]
+
+class _Shard:
+    """The files of one shard and split, mapped when they are first read."""
+
+    def __init__(self, folder: Path, name: str, counts: dict[str, Any], dtype: str) -> None:
+        self._folder, self._name, self._dtypes = folder, name, {"tokens": dtype, "learn": "u1", "tags": "<i2"}
+        self.n_rows: int = counts["rows"]
+        self.n_tokens: int = counts["tokens"]
+        self.n_bytes: int = counts["n_bytes"]
+        self.files: dict[str, dict[str, Any]] = counts["files"]
+        self._maps: dict[str, npt.NDArray[Any]] = {}
+
+    def check(self, *, verify: bool) -> None:
+        """Compare the size of each file, and its sha256 if asked. Raises CorruptArtifact."""
+        for kind, expected in self.files.items():
+            path = self.path(kind)
+            size = path.stat().st_size if path.is_file() else None
+            if size is None:
+                problem = "is missing"
+            elif size != expected["bytes"]:
+                problem = f"has {size} bytes instead of {expected['bytes']}"
+            elif verify and file_digest(path) != expected["sha256"]:
+                problem = "has other bytes than were written"
+            else:
+                continue
+            raise CorruptArtifact(f"{path.name} {problem}", where=path, fix=_REPAIR)
+
+    def path(self, kind: str) -> Path:
+        return self._folder / f"{self._name}.{kind}"
+
+    def ends(self) -> npt.NDArray[np.int64]:
+        return np.fromfile(self.path("ends"), dtype="<u8").astype(np.int64)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return pq.read_table(self.path("rows.parquet"), columns=[name]).column(name)
+
+    def values(self, kind: str) -> npt.NDArray[Any]:
+        """The flat file as a read-only array."""
+        if kind not in self._maps:
+            # An empty file can't be mapped.
+            self._maps[kind] = (
+                np.memmap(self.path(kind), dtype=self._dtypes[kind], mode="r", shape=(self.n_tokens,))
+                if self.n_tokens
+                else np.empty(0, dtype=self._dtypes[kind])
+            )
+        return self._maps[kind]
 
 
-class StoreWriter:
-    """Writes the splits of a store one batch of examples at a time, then `store.json`.
+class Rows(Mapping[str, npt.NDArray[Any]]):
+    """Columns of all rows, one entry per row; each is read when it is first asked for.
 
-    labels, tags  the names behind the numbers, from the data artifact's labels.json
+    Those of ROWS_SCHEMA, `start` (the first token, within its shard) and `length` (tokens).
     """
 
-    def __init__(
-        self, folder: Path, tokenizer: Tokenizer, encoder: Encoder, *, labels: Sequence[str], tags: Sequence[str]
-    ) -> None:
-        self._folder, self._tokenizer, self._encoder = folder, tokenizer, encoder
-        self._labels = {label: index for index, label in enumerate(labels)}
-        self._tags = {tag: index for index, tag in enumerate(tags)}
-        # The largest value is kept free, as other readers of this layout do.
-        self._dtype = np.dtype("<u2") if tokenizer.vocab_size <= 65_535 else np.dtype("<u4")
-        self._token_bytes = np.array(
-            [len(tokenizer.token_bytes(id_)) for id_ in range(tokenizer.vocab_size)], dtype=np.int64
-        )
-        self._counts: dict[str, SplitCounts] = {}
-        folder.mkdir()
+    def __init__(self, shards: list[_Shard]) -> None:
+        self._shards = shards
+        self._columns: dict[str, npt.NDArray[Any]] = {}
 
-    def split(self, name: str, batches: Iterable[list[dict[str, Any]]], progress: Bar) -> None:
-        """Write one split from batches of examples, each a dict in the columns of EXAMPLE_SCHEMA.
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._columns:
+            self._columns[name] = self._read(name)
+        return self._columns[name]
 
-        Raises   BadInput naming the row when the chat template or the vocabulary can't take it.
-        """
-        rows: dict[str, list[Any]] = {column: [] for column in ROWS_SCHEMA.names}
-        n_tokens = tagged = 0
-        with ExitStack() as stack:
-            tokens, learn, tags = (
-                stack.enter_context((self._folder / f"{name}.{kind}").open("wb"))
-                for kind in ("tokens", "learn", "tags")
-            )
-            for examples in batches:
-                encoded = self._encode(examples)
-                tokens.write(encoded.ids.astype(self._dtype).tobytes())
-                learn.write(encoded.learn.tobytes())
-                tags.write(encoded.tags.astype("<i2").tobytes())
-                self._describe(examples, encoded, n_tokens, rows)
-                n_tokens += len(encoded.ids)
-                tagged += sum(example["kind"] == "tagged" for example in examples)
-                progress.advance(len(examples))
-        if not tagged:
-            (self._folder / f"{name}.tags").unlink()
-        pq.write_table(pa.table(rows, schema=ROWS_SCHEMA), self._folder / f"{name}.rows.parquet", compression="zstd")
-        self._counts[name] = SplitCounts(len(rows["row_id"]), n_tokens, sum(rows["n_bytes"]), tagged)
+    def __iter__(self) -> Iterator[str]:
+        return iter([*ROWS_SCHEMA.names, "start", "length"])
 
-    def _encode(self, examples: list[dict[str, Any]]) -> _Encoded:
-        """All texts of the batch encoded in one call, with the known tokens put between them."""
-        batch = _Batch()
-        for example in examples:
-            tags = example["tags"] if example["kind"] == "tagged" else ()
-            numbers = iter([self._number(self._tags, tag, example) for tag in tags])
-            batch.add(row_pieces(self._tokenizer, example), numbers)
-        flat = self._encoder.encode(batch.texts)
-        tokens = np.array(batch.tokens, dtype=np.int64)
-        piece_tags = np.array(batch.tags, dtype=np.int16)
-        lengths = np.ones(len(tokens), dtype=np.int64)
-        lengths[tokens < 0] = np.diff(flat.offsets)
-        text_of_piece = np.cumsum(tokens < 0) - 1
-        for piece in np.flatnonzero((lengths == 0) & (piece_tags != NO_TAG)):
-            # A word that the vocabulary drops altogether still needs a place for its tag.
-            tokens[piece] = self._tokenizer.unspelled(batch.texts[text_of_piece[piece]])
-            lengths[piece] = 1
-        encoded = self._lay_out(flat, tokens, lengths, batch, piece_tags)
-        if int(encoded.ids.max(initial=-1)) >= self._tokenizer.vocab_size:
-            # Checked here because a too large id would wrap around silently in 16 bits.
-            raise CorruptArtifact(
-                f"token id {encoded.ids.max()} is outside the vocabulary of {self._tokenizer.vocab_size}",
-                where=self._folder,
-                fix="the tokenizer.json of the base model contradicts itself; restore it",
-            )
-        return encoded
+    def __len__(self) -> int:
+        return len(ROWS_SCHEMA) + 2
 
-    def _lay_out(
-        self,
-        flat: Flat,
-        tokens: npt.NDArray[np.int64],
-        lengths: npt.NDArray[np.int64],
-        batch: _Batch,
-        piece_tags: npt.NDArray[np.int16],
-    ) -> _Encoded:
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        from_text = np.repeat(tokens < 0, lengths)
-        ids = np.repeat(tokens, lengths)
-        ids[from_text] = flat.ids
-        learn = np.repeat(np.array(batch.learn, dtype=np.uint8), lengths)
-        targets = np.full(len(ids), NO_TAG, dtype=np.int16)
-        tagged = piece_tags != NO_TAG
-        targets[starts[tagged]] = piece_tags[tagged]
-        row_starts = starts[batch.first_pieces]
-        # Nothing stands before the first token of a row that it could be told from.
-        learn[row_starts] = 0
-        return _Encoded(ids, learn, targets, np.append(row_starts, len(ids)))
-
-    def _describe(
-        self, examples: list[dict[str, Any]], encoded: _Encoded, offset: int, rows: dict[str, list[Any]]
-    ) -> None:
-        """Add the batch to the columns of rows.parquet."""
-        n_bytes = np.add.reduceat(self._token_bytes[encoded.ids] * encoded.learn, encoded.starts[:-1])
-        for column in ("row_id", "source", "origin", "kind"):
-            rows[column] += [example[column] for example in examples]
-        for index, example in enumerate(examples):
-            is_labelled = example["kind"] == "labelled"
-            rows["label"].append(self._number(self._labels, example["label"], example) if is_labelled else -1)
-            # The space before the first of the words is learned, after an opening token, but is not part of the text.
-            spaced = (
-                example["kind"] == "tagged" and self._tokenizer.is_byte_level and self._tokenizer.bos_id is not None
-            )
-            rows["n_bytes"].append(int(n_bytes[index]) - int(spaced))
-        rows["start"] += (encoded.starts[:-1] + offset).tolist()
-        rows["length"] += np.diff(encoded.starts).tolist()
-
-    def _number(self, numbers: dict[str, int], name: str, example: dict[str, Any]) -> int:
-        if name not in numbers:
-            raise CorruptArtifact(
-                f"{name!r} is not among the labels of the data artifact",
-                where=example["origin"],
-                fix="delete the data artifact and run: wyrmling data",
-            )
-        return numbers[name]
-
-    def finish(self) -> dict[str, Any]:
-        """Write `store.json` and return what it says."""
-        tokenizer = self._tokenizer
-        description = {
-            "format": FORMAT,
-            "dtype": "uint16" if self._dtype.itemsize == 2 else "uint32",
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer_sha256": tokenizer.sha256,
-            "labels": list(self._labels),
-            "tags": list(self._tags),
-            "special_ids": {
-                "bos": tokenizer.bos_id,
-                "eos": tokenizer.eos_id,
-                "mask": tokenizer.mask_id,
-                "pad": tokenizer.pad_id,
-                "im_end": tokenizer.im_end_id,
-            },
-            "splits": {name: counts._asdict() for name, counts in self._counts.items()},
-        }
-        write_durably(self._folder / STORE_FILE, json.dumps(description, indent=1, ensure_ascii=False).encode())
-        return description
+    def _read(self, name: str) -> npt.NDArray[Any]:
+        if name in ("start", "length"):
+            bounds = [np.concatenate([[0], shard.ends()]) for shard in self._shards]
+            parts = [np.diff(ends) if name == "length" else ends[:-1] for ends in bounds]
+            return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        field = ROWS_SCHEMA.field(name)  # KeyError for a column that no store has
+        chunks = [chunk for shard in self._shards for chunk in shard.column(name).chunks]
+        column = pa.chunked_array(chunks, type=field.type)
+        if name in ("source", "kind"):
+            # Few different strings: each is one object, however many rows have it.
+            coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+            names = coded.dictionary.to_numpy(zero_copy_only=False)
+            found: npt.NDArray[Any] = names[coded.indices.to_numpy()]
+            return found
+        values: npt.NDArray[Any] = column.to_numpy()
+        return values
 
 
 class TokenStore:
     """One split of a token store, read through memory maps. Made by `TokenStore.open`.
 
-    rows              columns of rows.parquet as numpy arrays, one entry per row
+    rows              columns of the rows as numpy arrays, one entry per row
     labels, tag_names the names behind `rows["label"]` and `tags(i)`
     """
 
-    def __init__(self, folder: Path, split: str, description: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, split: str, description: dict[str, Any], shards: list[_Shard]) -> None:
         self.split = split
         self.vocab_size: int = description["vocab_size"]
         self.tokenizer_sha256: str = description["tokenizer_sha256"]
         self.labels: list[str] = description["labels"]
         self.tag_names: list[str] = description["tags"]
         self.special_ids: dict[str, int | None] = description["special_ids"]
-        counts = description["splits"][split]
-        self.n_tokens: int = counts["tokens"]
-        self.n_bytes: int = counts["n_bytes"]
-        table = pq.read_table(folder / f"{split}.rows.parquet")
-        self.rows: dict[str, npt.NDArray[Any]] = {
-            name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names
-        }
-        self._tokens = _map(
-            folder / f"{split}.tokens", np.dtype("<u2" if description["dtype"] == "uint16" else "<u4"), self.n_tokens
-        )
-        self._learn = _map(folder / f"{split}.learn", np.dtype("u1"), self.n_tokens)
-        self._tags = _map(folder / f"{split}.tags", np.dtype("<i2"), self.n_tokens) if counts["tagged"] else None
+        self.n_tokens = sum(shard.n_tokens for shard in shards)
+        self.n_bytes = sum(shard.n_bytes for shard in shards)
+        self.rows: Mapping[str, npt.NDArray[Any]] = Rows(shards)
+        self._shards = shards
+        self._first_rows = np.array(list(accumulate((shard.n_rows for shard in shards), initial=0)))
 
     @classmethod
-    def open(cls, path: Path, split: str, *, tokenizer_sha256: str | None = None) -> TokenStore:
+    def open(cls, path: Path, split: str, *, tokenizer_sha256: str | None = None, verify: bool = False) -> TokenStore:
         """The rows of `split` in a tokenizer artifact, or in the `store` folder of one.
 
         tokenizer_sha256   of the tokenizer that the caller means to use; None: the one beside the store
-        Raises   CorruptArtifact when the store is unreadable or was made by another tokenizer.
+        verify             True hashes every file; False compares their sizes, which costs nothing
+        Raises   CorruptArtifact when the store is unreadable, changed, or was made by another tokenizer.
         """
         folder = path if (path / STORE_FILE).is_file() else path / STORE
-        try:
-            description = json.loads((folder / STORE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CorruptArtifact(
-                f"{path} holds no readable token store", where=folder / STORE_FILE, fix="run: wyrmling tokenizer"
-            ) from error
+        description = read_description(folder)
         beside = folder.parent / TOKENIZER_FILE
         expected = tokenizer_sha256 or (file_digest(beside) if beside.is_file() else None)
-        if expected is not None and expected != description["tokenizer_sha256"]:
-            raise CorruptArtifact(
-                f"the token store was made by another tokenizer (sha256 {description['tokenizer_sha256'][:12]}, "
-                f"not {expected[:12]})",
-                where=folder,
-                fix="delete the tokenizer artifact and run: wyrmling tokenizer",
-            )
-        if split not in description["splits"]:
+        if expected is not None:
+            require_tokenizer(folder, description, expected)
+        if split not in SPLITS:
             raise CorruptArtifact(
                 f"the token store has no split {split!r}", where=folder, fix="the splits are train, val, test"
             )
-        return cls(folder, split, description)
+        dtype = "<u2" if description["dtype"] == "uint16" else "<u4"
+        shards = [
+            _Shard(folder, f"{split}-{shard['shard']:05d}", shard["splits"][split], dtype)
+            for shard in read_shards(folder)
+            if split in shard["splits"]
+        ]
+        for shard in shards:
+            shard.check(verify=verify)
+        return cls(folder, split, description, shards)
 
     def __len__(self) -> int:
-        return len(self.rows["start"])
+        return int(self._first_rows[-1])
 
-    def _span(self, i: int) -> slice:
+    def _values(self, kind: str, i: int) -> npt.NDArray[Any] | None:
+        """The part of a flat file that belongs to row i; None where its shard has no such file."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        shard = self._shards[int(np.searchsorted(self._first_rows, i, side="right")) - 1]
+        if kind not in shard.files:
+            return None
         start = int(self.rows["start"][i])
-        return slice(start, start + int(self.rows["length"][i]))
+        return shard.values(kind)[start : start + int(self.rows["length"][i])]
 
     def tokens(self, i: int) -> npt.NDArray[np.int64]:
         """The ids of row i."""
-        return self._tokens[self._span(i)].astype(np.int64)
+        ids = self._values("tokens", i)
+        assert ids is not None
+        return ids.astype(np.int64)
 
     def learn(self, i: int) -> npt.NDArray[np.bool_]:
         """For each token of row i, whether it is a target of the causal and sft objectives."""
-        return self._learn[self._span(i)].astype(np.bool_)
+        learn = self._values("learn", i)
+        assert learn is not None
+        return learn.astype(np.bool_)
 
     def tags(self, i: int) -> npt.NDArray[np.int64]:
         """For each token of row i, the number of its tag; -100 = no target."""
-        if self._tags is None:
+        tags = self._values("tags", i)
+        if tags is None:
             return np.full(int(self.rows["length"][i]), NO_TAG, dtype=np.int64)
-        return self._tags[self._span(i)].astype(np.int64)
+        return tags.astype(np.int64)
 
     def kinds(self) -> Counter[str]:
         """Rows per kind."""
         return Counter(self.rows["kind"].tolist())
 
 
-def _map(path: Path, dtype: np.dtype[Any], n: int) -> npt.NDArray[Any]:
-    """A read-only memory map of `n` values. Raises CorruptArtifact when the file holds another number."""
-    size = path.stat().st_size if path.is_file() else -1
-    if size != n * dtype.itemsize:
+def require_tokenizer(folder: Path, description: Mapping[str, Any], sha256: str) -> None:
+    """Raises CorruptArtifact when the store in `folder` was made by another tokenizer."""
+    if sha256 != description["tokenizer_sha256"]:
         raise CorruptArtifact(
-            f"{path.name} has {size} bytes instead of {n * dtype.itemsize}" if size >= 0 else f"{path.name} is missing",
-            where=path,
-            fix="delete the tokenizer artifact and run: wyrmling tokenizer",
+            f"the token store was made by another tokenizer (sha256 {description['tokenizer_sha256'][:12]}, "
+            f"not {sha256[:12]})",
+            where=folder,
+            fix=_REPAIR,
         )
-    # An empty file can't be mapped.
-    return np.memmap(path, dtype=dtype, mode="r", shape=(n,)) if n else np.empty(0, dtype=dtype)
