@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -67,21 +67,17 @@ def mix_runs(hashes: Hashes, size: int) -> Hashes:
     """One 64-bit hash per run of `size` words, in order; none for fewer words."""
     import numpy as np
 
-    count = len(hashes) - size + 1
-    if count < 1:
-        return np.empty(0, np.uint64)
-    return _mix(hashes[k : k + count] for k in range(size))
+    count = max(len(hashes) - size + 1, 0)
+    return reduce(mix, (hashes[k : k + count] for k in range(size)), np.zeros(count, np.uint64))
 
 
-def _mix(columns: Iterable[Hashes]) -> Hashes:
-    """One 64-bit hash per row of equally long columns."""
+def mix(mixed: Hashes, column: Hashes) -> Hashes:
+    """The hashes of sequences that are longer by one: those of their beginnings with what comes next."""
     import numpy as np
 
-    mixed = np.zeros(1, np.uint64)
-    for column in columns:
-        # The odd multiplier makes the place of a column count; the shift brings high bits down (splitmix64).
-        mixed = (mixed ^ column) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(31)
+    # The odd multiplier makes the place of a number count; the shift brings high bits down (splitmix64).
+    mixed = (mixed ^ column) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(31)
     return mixed
 
 
@@ -198,7 +194,8 @@ def _buckets(signatures: Signatures) -> Iterator[list[int]]:
         if len(filled) < 2:
             return
         # Different bands with one key are candidates too many, which the comparison throws out.
-        keys = _mix(part[filled].astype(np.uint64).T)
+        columns = part[filled].astype(np.uint64).T
+        keys = reduce(mix, columns, np.zeros(len(filled), np.uint64))
         order = np.argsort(keys, kind="stable")
         starts = np.concatenate(([0], np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1, [len(order)]))
         for k in np.flatnonzero(np.diff(starts) > 1):

@@ -7,20 +7,97 @@ chat fail web rules for no fault of theirs.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from wyrmling.data.dedup import mix
+from wyrmling.data.matching import Words, words_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Places = NDArray[np.int64]
 
 Profile = Literal["web", "manuals", "code", "chat", "table"]
 
+WORD = re.compile(r"\S+")
+LONGEST_GRAM = 10
 
-class Page(NamedTuple):
+
+class Page:
     """A text cut up once for all rules. Words are split at white space: another splitter needs other thresholds."""
 
-    text: str
-    words: list[str]
-    lines: list[str]  # not blank
-    paragraphs: list[str]
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def words(self) -> Words:
+        return words_of(self.text)
+
+    @cached_property
+    def characters(self) -> int:
+        """Characters in words: white space does not count."""
+        return int(self.words.lengths.sum())
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines that are not blank."""
+        return [line for line in self.text.split("\n") if line and not line.isspace()]
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        parts = (part.lstrip("\n") for part in self.text.split("\n\n"))
+        return [part for part in parts if part and not part.isspace()]
+
+    @cached_property
+    def repeats(self) -> dict[int, Repeats]:
+        """The n-grams of words that occur more than once, by n."""
+        return find_repeats(self.words.hashes)
+
+    def span(self, start: Places, end: Places) -> Places:
+        """Characters of the words from each `start` up to each `end`, without the spaces."""
+        import numpy as np
+
+        places = np.concatenate(([0], np.cumsum(self.words.lengths)))
+        return places[end] - places[start]
+
+
+class Repeats(NamedTuple):
+    """Repeated n-grams, each by the word it starts with: where it comes first, how often; and all places after that."""
+
+    first: Places
+    counts: Places
+    again: Places
+
+
+def find_repeats(hashes: NDArray[np.uint64]) -> dict[int, Repeats]:
+    """The n-grams of words that occur more than once, for n from 2 to LONGEST_GRAM.
+
+    An n-gram can only be repeated where its first n - 1 words are, so there is less to sort for each next n.
+    """
+    import numpy as np
+
+    places, grams = np.arange(len(hashes)), mix(np.zeros(len(hashes), np.uint64), hashes)
+    found: dict[int, Repeats] = {}
+    for n in range(2, LONGEST_GRAM + 1):
+        inside = places <= len(hashes) - n
+        places = places[inside]
+        grams = mix(grams[inside], hashes[places + n - 1])
+        order: Any = np.argsort(grams)
+        ranked = grams[order]
+        start = np.flatnonzero(np.concatenate((ranked[:1] == ranked[:1], ranked[1:] != ranked[:-1])))
+        counts = np.diff(start, append=len(order))
+        first = np.minimum.reduceat(order, start) if len(order) else order
+        repeated = counts > 1
+        member = np.zeros(len(order), bool)
+        member[order[np.repeat(repeated, counts)]] = True
+        again = member.copy()
+        again[first] = False
+        found[n] = Repeats(places[first[repeated]], counts[repeated], places[again])
+        places, grams = places[member], grams[member]
+    return found
 
 
 class Rule(NamedTuple):
@@ -45,12 +122,7 @@ def judge(text: str, profile: Profile) -> Verdict | None:
 
 def broken_rules(text: str, profile: Profile) -> Iterator[Verdict]:
     """Every rule of the profile that the text breaks, in order, each measured when it is asked for."""
-    page = Page(
-        text,
-        text.split(),
-        [line for line in text.split("\n") if line.strip()],
-        [part for part in re.split(r"\n{2,}", text) if part.strip()],
-    )
+    page = Page(text)
     for rule in PROFILES[profile]:
         value = rule.measure(page)
         if rule.least is not None and value < rule.least:
@@ -60,7 +132,7 @@ def broken_rules(text: str, profile: Profile) -> Iterator[Verdict]:
 
 
 def words(page: Page) -> float:
-    return len(page.words)
+    return len(page.words.hashes)
 
 
 def lines(page: Page) -> float:
@@ -68,7 +140,7 @@ def lines(page: Page) -> float:
 
 
 def mean_word_length(page: Page) -> float:
-    return sum(map(len, page.words)) / max(len(page.words), 1)
+    return page.characters / max(len(page.words.hashes), 1)
 
 
 def mean_line_length(page: Page) -> float:
@@ -76,19 +148,18 @@ def mean_line_length(page: Page) -> float:
 
 
 def words_with_letters(page: Page) -> float:
-    return sum(any(char.isalpha() for char in word) for word in page.words) / max(len(page.words), 1)
+    return int((page.words.letters > 0).sum()) / max(len(page.words.hashes), 1)
 
 
 def letters(page: Page) -> float:
     """Share of letters among the characters that are not white space."""
-    characters = sum(map(len, page.words))
-    return sum(char.isalpha() for char in page.text) / max(characters, 1)
+    return int(page.words.letters.sum()) / max(page.characters, 1)
 
 
 def symbols(page: Page) -> float:
     """Hash signs and ellipses per word, the greater of the two."""
     ellipses = page.text.count("...") + page.text.count("…")
-    return max(page.text.count("#"), ellipses) / max(len(page.words), 1)
+    return max(page.text.count("#"), ellipses) / max(len(page.words.hashes), 1)
 
 
 def bullets(page: Page) -> float:
@@ -103,7 +174,15 @@ STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 
 
 def stop_words(page: Page) -> float:
-    return len(STOP_WORDS & {word.lower() for word in page.words})
+    """How many of them there are, up to the two that are enough."""
+    found: set[str] = set()
+    for match in WORD.finditer(page.text):
+        word = match[0].lower()
+        if word in STOP_WORDS:
+            found.add(word)
+            if len(found) == 2:
+                break
+    return len(found)
 
 
 def repeated_lines(page: Page) -> float:
@@ -135,12 +214,13 @@ def top_ngram(n: int) -> Callable[[Page], float]:
     """Share of characters in the n-gram of words that occurs most, if it occurs twice."""
 
     def measure(page: Page) -> float:
-        counts = Counter(zip(*(page.words[k:] for k in range(n)), strict=False))
-        if not counts:
+        first, counts, _ = page.repeats[n]
+        if not len(first):
             return 0.0
         # Ties go to the longer one, so that the result does not depend on the order of the text.
-        gram, count = max(counts.items(), key=lambda item: (item[1], sum(map(len, item[0]))))
-        return count * sum(map(len, gram)) / sum(map(len, page.words)) if count > 1 else 0.0
+        most = counts.max()
+        first = first[counts == most]
+        return int(most * page.span(first, first + n).max()) / page.characters
 
     return measure
 
@@ -149,14 +229,12 @@ def repeated_ngrams(n: int) -> Callable[[Page], float]:
     """Share of characters in words that are inside an n-gram seen before."""
 
     def measure(page: Page) -> float:
-        seen: set[tuple[str, ...]] = set()
-        covered = bytearray(len(page.words))
-        for at, gram in enumerate(zip(*(page.words[k:] for k in range(n)), strict=False)):
-            if gram in seen:
-                covered[at : at + n] = b"\1" * n
-            seen.add(gram)
-        total = sum(map(len, page.words))
-        return sum(len(word) for word, hit in zip(page.words, covered, strict=True) if hit) / max(total, 1)
+        import numpy as np
+
+        start = page.repeats[n].again
+        # Grams one after another overlap: each covers its words up to where the next one begins.
+        end = np.minimum(start + n, np.append(start[1:], len(page.words.hashes)))
+        return int(page.span(start, end).sum()) / max(page.characters, 1)
 
     return measure
 
@@ -178,11 +256,13 @@ def short_lines(page: Page) -> float:
 
 
 def newlines_per_word(page: Page) -> float:
-    return page.text.count("\n") / max(len(page.words), 1)
+    return page.text.count("\n") / max(len(page.words.hashes), 1)
 
 
 def placeholder_text(page: Page) -> float:
-    return float("lorem ipsum" in page.text.lower())
+    # Only a text that has it in some case is worth a copy in small letters.
+    found = any(word in page.text for word in ("ipsum", "Ipsum", "IPSUM"))
+    return float(found and "lorem ipsum" in page.text.lower())
 
 
 def curly_brackets(page: Page) -> float:
