@@ -10,6 +10,7 @@ import torch
 
 from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.model import families
+from wyrmling.model.embed import read_pooling, write_pooling
 from wyrmling.model.heads import Model
 from wyrmling.model.json_files import read_json, write_json
 from wyrmling.model.tensor_files import SHARD_BYTES, WEIGHTS, read_folder, read_tensors, write_folder, write_tensors
@@ -65,7 +66,10 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
     """
     folder = locate(path)
     described = families.read_config(read_json(folder / CONFIG), where=folder / CONFIG)
-    described = described._replace(config=replace(described.config, tokens=_tokens(folder, described.config)))
+    config = replace(described.config, tokens=_tokens(folder, described.config))
+    if described.head == "embed":
+        config = replace(config, pooling=read_pooling(folder))
+    described = described._replace(config=config)
     model = families.read_weights(described, read_folder(folder), where=folder)
     return model.to(device=device, dtype=dtype).eval()
 
@@ -127,6 +131,8 @@ def save(
     if not encoder:
         write_json(folder / GENERATION, {"_from_model_config": True} | special_ids)
     write_json(folder / ABOUT, asdict(replace(about, tokens=model.config.tokens)))
+    if model.head_name == "embed":
+        write_pooling(folder, model)
     write_folder(folder, families.write_weights(model), shard_bytes=shard_bytes)
 
 

@@ -30,6 +30,7 @@ from wyrmling.model.transformer import (
 )
 
 HeadName = Literal["next", "masked", "classes", "tags", "embed"]
+Pooling = Literal["first", "mean", "last"]
 
 # Spread of the token embedding and of an untied output matrix at the start, and of an embedding that is both.
 # Sources: nanochat's base_train for untied; for tied, the customary 0.02 (GPT-2, ModernBERT).
@@ -49,7 +50,7 @@ class Output(NamedTuple):
 class HeadDesign:
     """What a head does before its matrix: take one vector per document, a dense layer, a norm."""
 
-    pool: Literal["first", "mean", "last"] | None = None
+    pool: Pooling | None = None
     """What stands for the document. None: every token for itself."""
     dense: Activation | Literal["tanh"] | None = None
     """Activation of the dense layer; None: no such layer."""
@@ -167,16 +168,9 @@ class Model(nn.Module):
 
     def hidden(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
         """What the head is applied to, (R, D): the body's hidden states of the wanted tokens or documents."""
-        if self.head.design.pool is None:
-            hidden: Tensor = self.body(tokens_N, segments, rows_R)
-            return hidden
-        if self.head.design.pool == "mean":
-            hidden = mean_pool(self.body(tokens_N, segments), segments)
-            return hidden if rows_R is None else hidden[rows_R]
-        where_S = segments.starts_S(tokens_N.device)
-        if self.head.design.pool == "last":
-            where_S = where_S + torch.tensor(segments.lengths, device=tokens_N.device) - 1
-        hidden = self.body(tokens_N, segments, where_S if rows_R is None else where_S[rows_R])
+        if self.head.design.pool is not None:
+            return pool(self.body, tokens_N, segments, self.head.design.pool, rows_R)
+        hidden: Tensor = self.body(tokens_N, segments, rows_R)
         return hidden
 
     def project(self, features_RD: Tensor) -> Tensor:
@@ -200,6 +194,23 @@ class Model(nn.Module):
         return features if self.head_name == "embed" else self.project(features)
 
     forward = logits
+
+
+def pool(
+    body: nn.Module, tokens_N: Tensor, segments: Segments, pooling: Pooling, rows_R: Tensor | None = None
+) -> Tensor:
+    """One hidden state per document, (R, D): of its first or last token, or the mean of all.
+
+    rows_R   int64 indices of the wanted documents. None: all
+    """
+    if pooling == "mean":
+        mean_SD = mean_pool(body(tokens_N, segments), segments)
+        return mean_SD if rows_R is None else mean_SD[rows_R]
+    where_S = segments.starts_S(tokens_N.device)
+    if pooling == "last":
+        where_S = where_S + torch.tensor(segments.lengths, device=tokens_N.device) - 1
+    hidden: Tensor = body(tokens_N, segments, where_S if rows_R is None else where_S[rows_R])
+    return hidden
 
 
 def mean_pool(hidden_ND: Tensor, segments: Segments) -> Tensor:
