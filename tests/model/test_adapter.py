@@ -56,6 +56,17 @@ def stir(adapters: Adapters, name: str, seed: int = 5) -> None:
         ("qwen3", "next", Design(rank=4, alpha=8.0, targets=("q_proj", "v_proj"))),
         ("qwen3", "next", Design(rank=4, dora=True)),
         ("qwen3", "next", Design(rank=3, dora=True, targets=("k_proj", "mlp.down_proj"))),
+        # fused, interleaved or transposed in the file
+        ("gpt2", "next", Design(rank=3, dora=True)),
+        ("gpt_neox", "next", Design(rank=3, targets=("query_key_value",))),
+        ("bloom", "next", Design(rank=3, dora=True)),
+        ("falcon", "next", Design(rank=3)),
+        ("phi3", "next", Design(rank=3, targets=("qkv_proj", "down_proj"))),
+        ("gemma3_text", "next", Design(rank=3)),
+        ("olmo2", "next", Design(rank=3)),
+        ("bert", "classes", Design(rank=3, targets=("query", "attention.output.dense"))),
+        ("roberta", "tags", Design(rank=3)),
+        ("distilbert", "classes", Design(rank=3)),
         ("modernbert", "masked", Design(rank=4)),
         ("modernbert", "classes", Design(rank=4, dora=True, targets=("attn.Wo", "Wi"))),
         ("modernbert", "tags", Design(rank=4, rslora=False)),
@@ -83,6 +94,9 @@ def test_peft_reads_our_adapters(family: Any, head: HeadName, design: Design, ti
     ("family", "head", "settings"),
     [
         ("llama", "next", {"target_modules": "all-linear", "r": 4, "lora_alpha": 6}),
+        ("gpt2", "next", {"target_modules": ["c_attn"], "r": 4, "fan_in_fan_out": True}),
+        ("bloom", "next", {"target_modules": ["query_key_value"], "r": 4, "use_dora": True}),
+        ("bert", "classes", {"target_modules": ["query", "value"], "r": 4}),
         ("qwen3", "next", {"target_modules": ["q_proj", "down_proj"], "use_rslora": True, "r": 4}),
         ("qwen3", "next", {"target_modules": "all-linear", "use_dora": True, "r": 2}),
         (

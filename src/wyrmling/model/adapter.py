@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from wyrmling.core.errors import BadSetting
 from wyrmling.model import families
+from wyrmling.model.families import HfPart
 from wyrmling.model.heads import Model
 from wyrmling.model.lora import Branch, LoraLinear, Part, scale_of
 from wyrmling.model.nf4 import to_nf4
+from wyrmling.model.transformer import Stacked
 
 ALL_LINEAR = "all-linear"
 
@@ -50,15 +52,26 @@ class Place:
 
     name    the layer in transformers
     path    our layer, which may hold several of the file's above each other
-    rows    its rows of our layer
-    groups  how a fused matrix of queries, keys and values lies in the file (families.HfPart)
+    part    its rows of our layer, and how the file orders them
+    sizes   rows of the matrices that our layer stacks; empty when it is one
     """
 
     name: str
     path: str
-    rows: slice
-    transposed: bool
-    groups: int
+    part: HfPart
+    sizes: tuple[int, ...]
+
+    @property
+    def rows(self) -> slice:
+        return self.part.rows
+
+    def to_file(self, rows: Tensor) -> Tensor:
+        """Values by output of this layer, in the file's order: B, or a DoRA magnitude."""
+        return families.to_file(rows, self.part._replace(transposed=False), self.sizes)
+
+    def from_file(self, rows: Tensor) -> Tensor:
+        """The inverse of `to_file`."""
+        return families.from_file(rows, self.part._replace(transposed=False), self.sizes)
 
 
 class Adapters:
@@ -209,13 +222,14 @@ def by_path(places: Iterable[Place]) -> dict[str, list[Place]]:
     return {path: sorted(inside, key=lambda place: int(place.rows.start)) for path, inside in found.items()}
 
 
-def _linears(model: Model, files: Mapping[str, list[families.HfPart]]) -> dict[str, Place]:
+def _linears(model: Model, files: Mapping[str, list[HfPart]]) -> dict[str, Place]:
     found = {}
     for path, module in model.named_modules():
         if path.startswith("body.") and isinstance(module, nn.Linear):
+            sizes = module.parts if isinstance(module, Stacked) else ()
             for part in files[f"{path}.weight"]:
                 name = part.name.removesuffix(".weight")
-                found[name] = Place(name, path, part.rows, part.transposed, part.groups)
+                found[name] = Place(name, path, part, sizes)
     return found
 
 

@@ -19,6 +19,7 @@ from wyrmling.core.artifact import digest, file_digest
 from wyrmling.core.errors import BadInput
 from wyrmling.model import folder as model_folder
 from wyrmling.model.adapter import Adapters, Design, Place, by_path, ends_with
+from wyrmling.model.families import from_file, to_file
 from wyrmling.model.heads import HeadName
 from wyrmling.model.lora import Part, scale_of
 
@@ -30,6 +31,7 @@ TASK_TYPES: dict[HeadName, str | None] = {
     "masked": None,
     "classes": "SEQ_CLS",
     "tags": "TOKEN_CLS",
+    "embed": "FEATURE_EXTRACTION",
 }
 # Settings of PEFT that change what an adapter computes and that are not implemented here; each is off in most files.
 UNSUPPORTED = (
@@ -68,7 +70,7 @@ def write(adapters: Adapters, name: str, folder: Path, *, base: Base) -> None:
             kinds[place.name] = _Kind(len(pair.down), pair.scale)
             tensors |= pair.tensors(place.name)
     for parameter, value in adapters.brought[name].items():
-        tensors |= {part.name: value.detach()[part.rows] for part in adapters.files[parameter]}
+        tensors |= {part.name: to_file(value.detach()[part.rows], part, ()) for part in adapters.files[parameter]}
     model_folder.write_json(folder / CONFIG, _config(adapters, name, kinds, base))
     model_folder.write_json(folder / ABOUT, {"base": base.name, "base_sha256": base.digest})
     model_folder.write_tensors(folder / WEIGHTS, {f"{PREFIX}{n}": tensor.cpu() for n, tensor in tensors.items()})
@@ -124,13 +126,12 @@ def _pair_at(adapters: Adapters, name: str, place: Place) -> _Pair | None:
     if layer is None or name not in layer.branches:
         return None
     branch = layer.branch(name)
-    magnitudes = [None] * len(branch.parts) if branch.magnitude is None else branch.ups(branch.magnitude.detach())
-    parts = zip(
-        branch.parts, branch.downs(branch.down.detach()), branch.ups(branch.up.detach()), magnitudes, strict=True
-    )
-    return next(
-        (_Pair(down, up, magnitude, part.scale) for part, down, up, magnitude in parts if part.rows == place.rows), None
-    )
+    number = next((i for i, part in enumerate(branch.parts) if part.rows == place.rows), None)
+    if number is None:
+        return None
+    down, up = branch.downs(branch.down.detach())[number], branch.ups(branch.up.detach())[number]
+    magnitude = None if branch.magnitude is None else place.to_file(branch.ups(branch.magnitude.detach())[number])
+    return _Pair(down, place.to_file(up), magnitude, branch.parts[number].scale)
 
 
 def _pair_in(linear: str, tensors: dict[str, Tensor], config: Mapping[str, Any], folder: Path) -> _Pair:
@@ -158,11 +159,12 @@ def _fill(adapters: Adapters, name: str, path: str, pairs: list[tuple[Place, _Pa
     parts = [Part(place.rows, pair.scale) for place, pair in pairs]
     branch = adapters.branch(name, path, parts, rank, adapters.designs[name])
     with torch.no_grad():
-        for (_, pair), down, up in zip(pairs, branch.downs(branch.down), branch.ups(branch.up), strict=True):
+        for (place, pair), down, up in zip(pairs, branch.downs(branch.down), branch.ups(branch.up), strict=True):
             down[: len(pair.down)] = pair.down
-            up[:, : len(pair.down)] = pair.up
+            up[:, : len(pair.down)] = place.from_file(pair.up)
         if branch.magnitude is not None:
-            branch.magnitude.copy_(torch.cat([pair.magnitude for _, pair in pairs if pair.magnitude is not None]))
+            magnitudes = [place.from_file(pair.magnitude) for place, pair in pairs if pair.magnitude is not None]
+            branch.magnitude.copy_(torch.cat(magnitudes))
 
 
 def _config(adapters: Adapters, name: str, kinds: Mapping[str, _Kind], base: Base) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def _config(adapters: Adapters, name: str, kinds: Mapping[str, _Kind], base: Bas
         "use_rslora": design.rslora,
         "use_dora": design.dora,
         "bias": "none",
-        "fan_in_fan_out": any(adapters.linears[linear].transposed for linear in kinds),
+        "fan_in_fan_out": any(adapters.linears[linear].part.transposed for linear in kinds),
         "inference_mode": True,
     }
 
@@ -228,7 +230,7 @@ def _brought(
     left, found = dict(tensors), {}
     for ours, parts in adapters.files.items():
         if all(part.name in left for part in parts):
-            found[ours] = torch.cat([left.pop(part.name) for part in parts])
+            found[ours] = torch.cat([from_file(left.pop(part.name), part, ()) for part in parts])
             shape = adapters.model.get_parameter(ours).shape
             if found[ours].shape[1:] != shape[1:]:
                 raise _misfit(f"{parts[0].name} has shape {list(found[ours].shape)}, not {list(shape)}", config, folder)
