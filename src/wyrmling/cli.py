@@ -57,7 +57,9 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-ModelOption = Annotated[str, typer.Option("--model", help="A model folder, or a model of this project: NAME, NAME:3.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A model folder, NAME or NAME:3 of this project, ORG/NAME of the Hugging Face hub.")
+]
 
 SHARED = {
     "project": (ProjectOption, None),

@@ -36,6 +36,7 @@ def scratch(trained: bpe.Vocabulary, tmp_path_factory: pytest.TempPathFactory) -
     """A tokenizer folder as the stage writes it for a decoder."""
     path = tmp_path_factory.mktemp("scratch")
     folder.write(path, trained, ends=False)
+    (path / "config.json").write_text("{}", encoding="utf-8")
     return path
 
 

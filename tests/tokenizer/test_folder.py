@@ -110,7 +110,7 @@ def test_a_base_is_a_folder_of_the_project_or_a_train_artifact(project: Any, scr
     made = project("complete", "project", f"model.base={scratch}")
     assert folder.locate_base(made) == scratch
     (made.root / "runs/train/x/model").mkdir(parents=True)
-    (made.root / "runs/train/x/model/tokenizer.json").write_bytes((scratch / "tokenizer.json").read_bytes())
+    (made.root / "runs/train/x/model/config.json").write_text("{}", encoding="utf-8")
     artifact = project("complete", "project", "model.base=runs/train/x")
     assert folder.locate_base(artifact) == made.root / "runs/train/x/model"
 
@@ -126,11 +126,11 @@ def test_a_base_may_be_a_registered_name(project: Any, scratch: Path) -> None:
 
 
 def test_a_base_that_is_nothing_is_an_error_with_its_name(project: Any) -> None:
-    with pytest.raises(BadSetting, match=r"'nothing:3' is neither a folder nor a registered model"):
+    with pytest.raises(BadSetting, match=r"model\.base = 'nothing:3' can't be used: "):
         folder.locate_base(project("complete", "project", "model.base=nothing:3"))
     made = project("complete", "project", "model.base=empty")
     (made.root / "empty").mkdir()
-    with pytest.raises(BadSetting, match=r"'empty' is a folder without tokenizer\.json"):
+    with pytest.raises(BadSetting, match=r"'empty' can't be used: empty is no model folder"):
         folder.locate_base(made)
     with pytest.raises(BadInput, match=r"has no tokenizer\.json"):
         folder.base_digest(made.root / "empty")

@@ -7,10 +7,9 @@ from typing import Any
 
 from wyrmling import config
 from wyrmling.config import Project
+from wyrmling.core import resolve as where
 from wyrmling.core.errors import UsageError
 from wyrmling.core.store import ModelRecord, Store
-
-MODEL_FILE = "config.json"
 
 
 def project_of(folder: Path | None, reference: str) -> Project | None:
@@ -23,47 +22,23 @@ def project_of(folder: Path | None, reference: str) -> Project | None:
     try:
         return config.load(config.find_project(Path.cwd()))
     except UsageError:
-        if folder_of(Path(reference)) is not None:
+        if where.folder_of(Path(reference)) is not None or where.is_hub_id(reference, Path.cwd()):
             return None
         raise
 
 
 def resolve(project: Project | None, reference: str) -> Path:
-    """The model folder that a path or a registered name means.
+    """The model folder that a path, a model of the Hugging Face hub or a registered name means.
 
-    reference  a model folder, a train artifact, or NAME (its champion), NAME:3, NAME:challenger
-    Raises     UsageError naming what there is when nothing is meant
+    reference  a model folder, a train artifact; ORGANISATION/NAME, ORGANISATION/NAME@REVISION; NAME (its champion),
+               NAME:3, NAME:challenger
+    Raises     UsageError naming what there is when nothing is meant; BadInput when the hub can't give it
     """
-    found = folder_of(Path(reference))
-    if found is None and project is not None:
-        found = folder_of(project.root / reference)
-    if found is not None:
-        return found
-    if "/" in reference or project is None:
-        raise UsageError(
-            f"there is no model folder {reference}", fix="name a folder that holds config.json and model.safetensors"
-        )
-    record = _registered(project, reference)
-    folder = folder_of(record.path)
-    if folder is None:
-        raise UsageError(
-            f"{reference} is registered, but its folder is gone: {record.path}",
-            fix="make it again with: wyrmling run, or take another version: wyrmling models list",
-        )
-    return folder
-
-
-def folder_of(path: Path) -> Path | None:
-    """The model folder at `path` or in its `model` folder; None when there is none."""
-    return next((f for f in (path, path / "model") if (f / MODEL_FILE).is_file()), None)
-
-
-def _registered(project: Project, reference: str) -> ModelRecord:
-    with_store = Store.open(project.database_url)
-    try:
-        return with_store.resolve(reference)
-    finally:
-        with_store.close()
+    if project is None:
+        return where.model(reference, root=None, database_url=None)
+    asked = project.settings.model
+    revision = asked.revision if reference == asked.base else None
+    return where.model(reference, root=project.root, database_url=project.database_url, revision=revision)
 
 
 def listing(project: Project) -> tuple[dict[str, Any], str]:

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wyrmling.config import Project
+from wyrmling.core import resolve
 from wyrmling.core.artifact import digest, file_digest, write_durably
 from wyrmling.core.errors import BadInput, BadSetting, UsageError
-from wyrmling.tokenizer import bpe, chat
-from wyrmling.tokenizer.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer
+from wyrmling.tokenizer import bpe, chat, convert
+from wyrmling.tokenizer.tokenizer import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, vocabulary
 
 # What `transformers` writes for "no limit"; the context belongs to the model, not to its tokenizer.
 NO_LIMIT = int(1e30)
 
 # Everything that a folder may say about its tokenizer. config.json is among them for its special ids only.
-_FILES = (TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE, "special_tokens_map.json")
+_SETTINGS = (CONFIG_FILE, TEMPLATE_FILE, "special_tokens_map.json")
 _FALLBACK_IDS = "config.json"
 
 
@@ -46,27 +47,30 @@ def write(folder: Path, vocabulary: bpe.Vocabulary, *, ends: bool, extra: Sequen
 def base_digest(base: Path) -> str:
     """sha256 over the files of a base model that shape its tokenizer.
 
-    Raises   BadInput when the folder has no tokenizer.json.
+    Raises   BadInput when the folder has no tokenizer.
     """
-    if not (base / TOKENIZER_FILE).is_file():
+    spelled = [base / TOKENIZER_FILE] if (base / TOKENIZER_FILE).is_file() else convert.files(base)
+    if not spelled:
         raise BadInput(
             f"the base model {base} has no {TOKENIZER_FILE}",
             where="model.base",
-            fix="name a folder in Hugging Face format with a fast tokenizer (tokenizer.json)",
+            fix="name a folder in Hugging Face format with its tokenizer",
         )
-    files = [base / name for name in (*_FILES, _FALLBACK_IDS)]
+    files = spelled + [base / name for name in (*_SETTINGS, "added_tokens.json", _FALLBACK_IDS)]
     return digest({file.name: file_digest(file) for file in files if file.is_file()})
 
 
 def copy(base: Path, folder: Path) -> None:
-    """Copy the tokenizer of a base model. What only its config.json says about special tokens is written beside it."""
-    for name in _FILES:
+    """Copy the tokenizer of a base model, as tokenizer.json whatever it was.
+
+    What only other files of the base say about special tokens is written beside it.
+    """
+    for name in _SETTINGS:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    special_tokens = Tokenizer.load(base).special_tokens
-    missing = {
-        role: token for role, token in special_tokens.items() if role not in Tokenizer.load(folder).special_tokens
-    }
+    write_durably(folder / TOKENIZER_FILE, vocabulary(base)[0].encode())
+    known = Tokenizer.load(folder).special_tokens
+    missing = {role: token for role, token in Tokenizer.load(base).special_tokens.items() if role not in known}
     if missing or not (folder / CONFIG_FILE).is_file():
         path = folder / CONFIG_FILE
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -76,36 +80,22 @@ def copy(base: Path, folder: Path) -> None:
 def locate_base(project: Project) -> Path | None:
     """The model folder that `model.base` means, None for "scratch".
 
-    A folder is looked for from the project folder; anything else is a registered name.
-    Raises   BadSetting when it is neither.
+    Raises   BadSetting when it is no folder, no model of the hub and no registered name.
     """
-    reference = project.settings.model.base
+    reference, revision = project.settings.model.base, project.settings.model.revision
+    if revision is not None and (reference == "scratch" or not resolve.is_hub_id(reference, project.root)):
+        raise BadSetting(
+            f"model.revision is for a base from the Hugging Face hub, and model.base = {reference!r} is none",
+            where="model.revision",
+            fix="leave it out, or write base = \"ORGANISATION/NAME\"",
+        )
     if reference == "scratch":
         return None
-    for folder in (project.root / reference, project.root / reference / "model"):
-        if (folder / TOKENIZER_FILE).is_file():
-            return folder
-    if (project.root / reference).exists():
-        raise BadSetting(
-            f"model.base = {reference!r} is a folder without {TOKENIZER_FILE}",
-            where=project.root / reference,
-            fix="name a folder in Hugging Face format with a fast tokenizer",
-        )
-    return _registered(project, reference)
-
-
-def _registered(project: Project, reference: str) -> Path:
-    from wyrmling.core.store import Store
-
-    store = Store.open(project.database_url)
     try:
-        path = store.resolve(reference).path
+        return resolve.model(reference, root=project.root, database_url=project.database_url, revision=revision)
     except UsageError as error:
         raise BadSetting(
-            f"model.base = {reference!r} is neither a folder nor a registered model: {error.what}",
-            where=project.root,
-            fix='write base = "scratch", or the path of a model folder',
+            f"model.base = {reference!r} can't be used: {error.what}",
+            where=error.where or project.root,
+            fix=error.fix or 'write base = "scratch", the path of a model folder, or a model of the hub',
         ) from error
-    finally:
-        store.close()
-    return path / "model" if (path / "model" / TOKENIZER_FILE).is_file() else path

@@ -7,6 +7,7 @@ a row only by id. Knows nothing of projects and training.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,9 +18,8 @@ from typing import Any
 import jinja2
 import tokenizers
 
-from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput, CorruptArtifact
-from wyrmling.tokenizer import bpe, chat, sandbox, spacing
+from wyrmling.tokenizer import bpe, chat, convert, sandbox, spacing
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -45,10 +45,17 @@ class Tokenizer:
     special_ids     every special token of the vocabulary -> its id
     chat_template   the compiled template, None when the folder has none
     sha256          of tokenizer.json
+    adds_bos        what the folder's settings say of opening rows. None: what the vocabulary itself does
     """
 
     def __init__(
-        self, hf: tokenizers.Tokenizer, special_tokens: dict[str, str], template: jinja2.Template | None, sha256: str
+        self,
+        hf: tokenizers.Tokenizer,
+        special_tokens: dict[str, str],
+        template: jinja2.Template | None,
+        sha256: str,
+        *,
+        adds_bos: bool | None = None,
     ) -> None:
         # Some published tokenizers cut texts at 128 tokens or pad them; rows here have the length they have.
         hf.no_truncation()
@@ -58,6 +65,7 @@ class Tokenizer:
         self.special_tokens = special_tokens
         self.chat_template = template
         self.sha256 = sha256
+        self._adds_bos = adds_bos
         added = hf.get_added_tokens_decoder()
         self.special_ids = {token.content: id_ for id_, token in sorted(added.items()) if token.special}
         self._swallows = {token.content: (token.lstrip, token.rstrip) for token in added.values() if token.special}
@@ -66,26 +74,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """The tokenizer in `folder`.
+        """The tokenizer in `folder`: its tokenizer.json, or what one of the older kinds of files says.
 
-        Raises   BadInput when it has no tokenizer.json; CorruptArtifact when a file can't be read as what it is.
+        Raises   BadInput when it has no such file; CorruptArtifact when a file can't be read as what it is.
         """
-        path = folder / TOKENIZER_FILE
-        if not path.is_file():
-            raise BadInput(
-                f"{folder} has no {TOKENIZER_FILE}",
-                where=path,
-                fix="name a model folder in Hugging Face format with a fast tokenizer",
-            )
+        config = _read_json(folder / CONFIG_FILE)
+        text, named = vocabulary(folder)
         try:
-            hf = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            hf = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises plain Exception for a file it can't parse
             raise CorruptArtifact(
-                f"{TOKENIZER_FILE} is not a tokenizer: {error}", where=path, fix="restore the file, or make it again"
+                f"{TOKENIZER_FILE} is not a tokenizer: {error}",
+                where=folder / TOKENIZER_FILE,
+                fix="restore the file, or make it again",
             ) from error
-        config = _read_json(folder / CONFIG_FILE)
-        special = _special_tokens(folder, config, hf)
-        return cls(hf, special, _template(folder, config), file_digest(path))
+        special = named | _special_tokens(folder, config, hf)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        return cls(hf, special, _template(folder, config), sha256, adds_bos=config.get("add_bos_token"))
 
     # ---- special ids ----
 
@@ -95,8 +100,15 @@ class Tokenizer:
 
     @cached_property
     def bos_id(self) -> int | None:
-        """Opens every row. None: this tokenizer opens rows with nothing."""
-        return self._id_of("bos_token")
+        """Opens every row. None: this tokenizer opens rows with nothing, as GPT-2's, although it may name a token."""
+        named = self._id_of("bos_token")
+        adds = self._adds_bos
+        if adds is None and self._hf.post_processor is not None:
+            adds = self._hf.encode("a").ids[:1] == [named]
+        elif adds is None:
+            # Nothing says so; SentencePiece models open their rows.
+            adds = not self.is_byte_level
+        return named if adds else None
 
     @cached_property
     def eos_id(self) -> int | None:
@@ -207,7 +219,10 @@ class Tokenizer:
 
     def prompt(self, text: str) -> list[int]:
         """The ids of a text for the model to go on from: opened, encoded, not ended."""
-        return ([] if self.bos_id is None else [self.bos_id]) + self.encode(text)
+        ids = ([] if self.bos_id is None else [self.bos_id]) + self.encode(text)
+        # A model needs something to go on from; where nothing opens rows, the token named for it is the nearest thing.
+        named = self._id_of("bos_token")
+        return ids or ([] if named is None else [named])
 
     # ---- ids to text ----
 
@@ -281,6 +296,25 @@ class TextStream:
         whole = self._tokenizer.decode(self._ids)
         new, self._said = whole[self._said :], len(whole)
         return new
+
+
+def vocabulary(folder: Path) -> tuple[str, dict[str, str]]:
+    """What a folder's tokenizer.json says, or would say; and the special tokens by role that only older files know.
+
+    Raises   BadInput when it has neither tokenizer.json nor a file that can be converted
+    """
+    path = folder / TOKENIZER_FILE
+    if path.is_file():
+        return path.read_bytes().decode("utf-8", "replace"), {}
+    converted = convert.convert(folder, _read_json(folder / CONFIG_FILE))
+    if converted is None:
+        raise BadInput(
+            f"{folder} has no {TOKENIZER_FILE}",
+            where=path,
+            fix="name a model folder in Hugging Face format; tokenizer.model, *.tiktoken, vocab.json with merges.txt "
+            "and vocab.txt are read too",
+        )
+    return converted.hf.to_str(pretty=True), converted.special_tokens
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from wyrmling.config import Project, TrainStep
-from wyrmling.core import artifact
-from wyrmling.core.artifact import Artifact, Key, file_digest
+from wyrmling.core import artifact, resolve
+from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
 
-VERSION = 2
+VERSION = 3
 
 # Settings of a step that change how it is run, but not what comes out.
 _NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints"}
@@ -73,9 +73,7 @@ def _key(project: Project, data: Artifact, tokens: Artifact, step: TrainStep, ba
     settings = project.settings
     inputs = {"data": data.id, "tokens": tokens.id}
     if base is not None:
-        inputs |= {
-            name: file_digest(base / name) for name in ("config.json", "model.safetensors") if (base / name).is_file()
-        }
+        inputs |= resolve.inputs(base)
     shaping: dict[str, Any] = {
         "step": step.model_dump(mode="json", exclude=_NOT_IN_THE_RESULT),
         "model": settings.model.model_dump(mode="json"),
