@@ -23,7 +23,7 @@ import pytest
 from wyrmling.config import Project, Source
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadInput
-from wyrmling.data import archives, content, read, run
+from wyrmling.data import archives, content, origins, parts, read, run
 from wyrmling.data.archives import Allowance, members
 from wyrmling.data.content import Content, Unreadable
 from wyrmling.data.formats import format_of
@@ -53,7 +53,7 @@ def make_tar(files: dict[str, bytes | tarfile.TarInfo], mode: str = "w:") -> byt
 
 
 def rows_of(name: str, raw: bytes, **settings: Any) -> list[Row]:
-    origin = read.Origin("s", Source(path=name, **settings))
+    origin = origins.Origin("s", Source(path=name, **settings))
     return list(read._read(read._Reading(origin, read.NO_COLUMNS, Allowance()), Content(name, raw=raw)))
 
 
@@ -249,7 +249,7 @@ def test_arrow_files_and_streams_give_the_rows_that_were_written() -> None:
 SOURCE = '[data.sources.a]\npath = "{}"\n'
 
 
-def origins(rows: list[dict[str, Any]], verdict: str) -> set[str]:
+def origins_of(rows: list[dict[str, Any]], verdict: str) -> set[str]:
     return {row["origin"] for row in rows if row["verdict"] == verdict}
 
 
@@ -263,8 +263,8 @@ def test_links_that_loop_or_lead_nowhere_are_error_rows_and_the_rest_is_read(
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "in/socket"))
         rows = ledger(run.run(project))
-    assert origins(rows, "kept") == {"in/a.txt", "in/deep/b.txt"}
-    assert origins(rows, "error") == {"in/deep/loop", "in/self", "in/gone", "in/socket"}
+    assert origins_of(rows, "kept") == {"in/a.txt", "in/deep/b.txt"}
+    assert origins_of(rows, "error") == {"in/deep/loop", "in/self", "in/gone", "in/socket"}
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_a_folder_and_a_file_without_permission_are_error_rows(pattern: str, pla
         (plain_user / name).write_text(f"text of {name}")
     os.chmod(plain_user / "in/c.txt", 0)
     os.chmod(plain_user / "in/closed", 0)
-    rows = read.read_source(read.find_origin("a", Source(path=pattern), plain_user))
+    rows = read.read_source(origins.find_origin("a", Source(path=pattern), plain_user))
     assert [row.origin for row in rows if row.alive] == ["in/a.txt"]
     assert {row.origin: str(row.value) for row in rows if not row.alive}.keys() == {"in/c.txt", "in/closed"}
     os.chmod(plain_user / "in/c.txt", 0o600)
@@ -301,7 +301,7 @@ def test_a_folder_and_a_file_without_permission_are_error_rows(pattern: str, pla
 def test_a_glob_that_matches_nothing_says_so(tmp_path: Path) -> None:
     for pattern in ("*.txt", "none/**/*", "none"):
         with pytest.raises(BadInput, match=r"no file matches|does not exist"):
-            read.find_origin("a", Source(path=pattern), tmp_path)
+            origins.find_origin("a", Source(path=pattern), tmp_path)
 
 
 def test_nul_bytes_in_a_text_are_removed_and_in_a_program_refused(
@@ -310,7 +310,7 @@ def test_nul_bytes_in_a_text_are_removed_and_in_a_program_refused(
     table = b"text\na\0b\n" + b"".join(b"some text number %d\n" % n for n in range(90))
     files = {"in/a.txt": b"good\0 text" + b" and more" * 40, "in/b.txt": bytes(range(256)) * 4, "in/t.csv": table}
     done = run.run(make_project(files, SOURCE.format("in") + 'text = "text"\n'))
-    assert origins(ledger(done), "error") == {"in/b.txt"}
+    assert origins_of(ledger(done), "error") == {"in/b.txt"}
     assert "\0" not in "".join(row["text"] for row in examples(done))
 
 
@@ -325,20 +325,20 @@ def test_columns_with_one_name_are_refused_when_that_name_is_used(make_project: 
 def test_ragged_rows_are_error_rows_when_cells_are_lost(make_project: MakeProject, ledger: Rows) -> None:
     table = "id,text\n1,one\n2\n3,three,more\n4,four,\n"
     done = run.run(make_project({"x.csv": table}, SOURCE.format("x.csv") + 'text = "text"\n'))
-    assert origins(ledger(done), "error") == {"x.csv:3", "x.csv:4"}
-    assert origins(ledger(done), "kept") == {"x.csv:2", "x.csv:5"}
+    assert origins_of(ledger(done), "error") == {"x.csv:3", "x.csv:4"}
+    assert origins_of(ledger(done), "kept") == {"x.csv:2", "x.csv:5"}
 
 
 def test_a_file_larger_than_the_limit_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(content, "MAX_BYTES", 3000)
-    monkeypatch.setattr(read, "HELD_BYTES", 3000)
+    monkeypatch.setattr(parts, "HELD_BYTES", 3000)
     monkeypatch.setattr(content, "MAX_LINE_BYTES", 1000)
     texts = [f"text {n}" for n in range(400)]
     long = "x" * 5000
 
     def rows(name: str, text: str, **settings: Any) -> list[Row]:
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        return read.read_source(read.find_origin("a", Source(path=name, **settings), tmp_path))
+        return read.read_source(origins.find_origin("a", Source(path=name, **settings), tmp_path))
 
     lines = [f'{{"text": "{text}"}}' for text in texts]
     found = rows("x.jsonl", "\n".join([*lines[:200], f'{{"text": "{long}"}}', *lines[200:]]))
@@ -370,7 +370,8 @@ def test_one_line_of_a_gigabyte_is_refused_within_little_memory(tmp_path: Path) 
         "from wyrmling.config import Source\n"
         "from wyrmling.data.archives import Allowance\n"
         "from wyrmling.data.content import Content\n"
-        "from wyrmling.data.read import NO_COLUMNS, Origin, _read, _Reading\n"
+        "from wyrmling.data.origins import Origin\n"
+        "from wyrmling.data.read import NO_COLUMNS, _read, _Reading\n"
         "reading = _Reading(Origin('a', Source(path='x')), NO_COLUMNS, Allowance())\n"
         "for name in ('x.jsonl',):\n"
         "    (row,) = _read(reading, Content(name, Path(sys.argv[1]) / name, alone=True))\n"

@@ -17,7 +17,8 @@ from wyrmling.config import Clean
 from wyrmling.data import contamination, tidy
 from wyrmling.data.boilerplate import Boilerplate, Pages, find_pages
 from wyrmling.data.contamination import Overlap
-from wyrmling.data.read import Columns, Origin, read_rows
+from wyrmling.data.origins import Origin
+from wyrmling.data.read import Columns, read_rows
 from wyrmling.data.rows import Row, content_hash
 from wyrmling.data.sketches import InMemory
 from wyrmling.data.stored import SHARD_CHARS, SHARD_ROWS, load_shard, save_shard

@@ -1,112 +1,30 @@
-"""Sources to rows: find the files, tell their format, read each record, and never lose one silently."""
+"""Files to rows: tell what the columns are, read each record, and never lose one silently."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wyrmling.config import Source
-from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import say, warn
 from wyrmling.data.archives import Allowance, members
-from wyrmling.data.content import MAX_BYTES, MAX_LINE_BYTES, Content, Unreadable
-from wyrmling.data.decode import Undecodable, decode
-from wyrmling.data.documents import in_parts, long_txt, read_conll, read_html, read_md, read_pdf, read_txt
-from wyrmling.data.files import find_files, relative
+from wyrmling.data.content import MAX_BYTES, Content, Unreadable
+from wyrmling.data.decode import Undecodable
 from wyrmling.data.formats import archive_of, format_of
-from wyrmling.data.mail import read_eml, read_mbox, read_msg
-from wyrmling.data.markup import read_ipynb, read_xml, rst_markdown
-from wyrmling.data.office import read_docx
-from wyrmling.data.opendocument import read_epub, read_odf
-from wyrmling.data.query import read_query
-from wyrmling.data.richtext import rtf_markdown
+from wyrmling.data.origins import Origin
+from wyrmling.data.parts import Parts, parts_of
 from wyrmling.data.rows import Row, failed, identify
 from wyrmling.data.shapes import AMBIGUOUS, Misfit, Shape, cell, fill, find_shape, to_bio
-from wyrmling.data.sheets import read_sheets
-from wyrmling.data.slides import read_pptx
-from wyrmling.data.tables import (
-    Found,
-    Item,
-    Problem,
-    Sentence,
-    Table,
-    csv_rows,
-    jsonl_rows,
-    read_arrow,
-    read_csv,
-    read_json,
-    read_jsonl,
-    read_parquet,
-)
+from wyrmling.data.tables import Item, Problem, Sentence, Table
 
-Parts = Iterator[Item | Problem | Table | Content]
-
-# A larger text is read line by line, where its format has lines.
-HELD_BYTES = 32 * 2**20
 # Formats with any number of records, and how many of them tell what the columns are.
 LONG = ("txt", "code", "md", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "conll", "mbox")
 SHAPE_RECORDS = 10_000
 
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "xlsx", "xls", "ods", "xml", "sql")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a source's rows come from, hashed: the files in order, or the query's rows."""
-
-    name: str
-    source: Source
-    files: tuple[tuple[Path, str], ...] = ()
-    """Each file and its path relative to the project folder."""
-    digests: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    rows: tuple[dict[str, Any], ...] = ()
-    refused: tuple[tuple[str, str], ...] = ()
-    """Files and folders that can't be read, and why."""
-    alone: bool = False
-    """True when there is one file only."""
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What the artifact's id depends on: sha256 by file, the reason for what can't be read."""
-        names = [shown for _, shown in self.files] if self.source.url is None else ["query"]
-        read = {f"{self.name}: {name}": digest for name, digest in zip(names, self.digests, strict=True)}
-        return read | {f"{self.name}: {name}": message for name, message in self.refused}
-
-
-def find_origin(name: str, source: Source, root: Path) -> Origin:
-    """The files of a source, or the rows of its query. Raises BadInput when there are none."""
-    if source.path is None:
-        columns, rows = read_query(name, source, root)
-        if not rows:
-            raise BadInput("the query gives no rows", where=f"data.sources.{name}.query", fix="correct the query")
-        text = json.dumps([columns, rows], default=repr, ensure_ascii=False)
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return Origin(name, source, digests=(digest,), columns=tuple(columns), rows=tuple(rows))
-    paths, refused = find_files(name, source.path, root)
-    files: list[tuple[Path, str]] = []
-    digests: list[str] = []
-    reasons = [(relative(entry.path, root), entry.message) for entry in refused]
-    for path in paths:
-        try:
-            digests.append(file_digest(path))
-            files.append((path, relative(path, root)))
-        except OSError as error:
-            reasons.append((relative(path, root), f"the file can't be read: {error.strerror or error}"))
-    return Origin(
-        name,
-        source,
-        files=tuple(files),
-        digests=tuple(digests),
-        refused=tuple(reasons),
-        alone=len(files) == 1,
-    )
 
 
 class Columns(NamedTuple):
@@ -219,7 +137,7 @@ def _archive(reading: _Reading, content: Content, family: str) -> Iterator[Row]:
 
 
 def _records(reading: _Reading, content: Content, family: str) -> Iterator[Row]:
-    parts = _to_the_break(_open(reading, content, family))
+    parts = _to_the_break(parts_of(content, family, reading.source, reading.allowance))
     head = list(islice(parts, SHAPE_RECORDS if family in LONG else None))
     if not head:
         raise Unreadable("the file holds no record")
@@ -300,77 +218,6 @@ def _table(reading: _Reading, content: Content, family: str, table: Table, shape
 def _named_columns(source: Source) -> str | None:
     names = ("text", "label", "prompt", "response", "messages", "words", "tags")
     return next((name for name in names if source.model_dump()[name] is not None), None)
-
-
-def _open(reading: _Reading, content: Content, family: str) -> Parts:
-    """What is in a file of this format."""
-    source, allowance = reading.source, reading.allowance
-    packed: dict[str, Callable[[], Parts]] = {
-        "pdf": lambda: read_pdf(content),
-        "parquet": lambda: read_parquet(content),
-        "arrow": lambda: read_arrow(content),
-        "docx": lambda: in_parts(read_docx(content, allowance), alone=content.alone),
-        "odt": lambda: in_parts(read_odf(content, allowance), alone=content.alone),
-        "rtf": lambda: in_parts(rtf_markdown(content), alone=content.alone),
-        "pptx": lambda: read_pptx(content, allowance),
-        "epub": lambda: read_epub(content, allowance),
-        "eml": lambda: read_eml(content),
-        "mbox": lambda: read_mbox(content),
-        "msg": lambda: read_msg(content),
-        **dict.fromkeys(("xlsx", "xls", "ods"), lambda: read_sheets(content, source, allowance)),
-    }
-    if family in packed:
-        yield from packed[family]()
-        return
-    if content.size > HELD_BYTES and (found := _long(content, source, family)) is not None:
-        yield from found
-        return
-    raw = content.read()
-    decoded = decode(raw, source.encoding, html=family in ("html", "xml"))
-    if decoded.note:
-        warn(f"{content.name}: {decoded.note}; give `encoding` if that is wrong")
-    elif decoded.encoding != "utf-8" and source.encoding is None:
-        say(f"{content.name}: read as {decoded.encoding}")
-    yield from _read_text(decoded.text, source, family, alone=content.alone)
-
-
-def _read_text(text: str, source: Source, family: str, *, alone: bool) -> Iterator[Item | Problem | Table]:
-    readers: dict[str, Callable[[], Iterator[Item | Problem | Table]]] = {
-        "txt": lambda: read_txt(text, source, alone=alone),
-        "code": lambda: read_txt(text, source, alone=alone),
-        "md": lambda: read_md(text, source, alone=alone),
-        "rst": lambda: read_txt(rst_markdown(text), source, alone=alone),
-        "html": lambda: read_html(text),
-        "xml": lambda: read_xml(text, source),
-        "ipynb": lambda: read_ipynb(text),
-        "csv": lambda: read_csv(text, source),
-        "tsv": lambda: read_csv(text, source, tabs=True),
-        "json": lambda: read_json(text),
-        "jsonl": lambda: read_jsonl(text),
-        "conll": lambda: read_conll(text),
-    }
-    return readers[family]()
-
-
-def _long(content: Content, source: Source, family: str) -> Found | None:
-    """Records of a text that is too large to be held, line by line; None for formats that can't be read so."""
-    lines = content.lines(source.encoding)
-    if family == "jsonl":
-        return jsonl_rows(lines)
-    if family in ("csv", "tsv"):
-        head = content.head(2**20)
-        sample = decode(head[: head.rfind(b"\n") + 1] or head, source.encoding).text
-        return csv_rows(_short(lines), sample, source, tabs=family == "tsv")
-    if family in ("txt", "md", "code") and (content.alone or source.separator):
-        return long_txt(_short(lines), source)
-    return None
-
-
-def _short(lines: Iterator[str | None]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if line is None:
-            raise Unreadable(f"line {number} is longer than {MAX_LINE_BYTES // 2**20} MB; the rest is not read")
-        yield line
 
 
 def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: Shape | None, columns: Columns) -> Row:

@@ -21,13 +21,14 @@ from wyrmling.data import card, contamination, guards, labels, ledger, page, pas
 from wyrmling.data.boilerplate import Pages, find_boilerplate
 from wyrmling.data.duplicates import mark_duplicates
 from wyrmling.data.labels import Finding
-from wyrmling.data.read import Columns, Origin, check_source, find_origin, read_source
+from wyrmling.data.origins import Origin, find_origin
+from wyrmling.data.read import Columns, check_source, read_source
 from wyrmling.data.rows import Row, identify
 from wyrmling.data.sketches import OnDisk
 from wyrmling.data.split import SCORED, assign
 from wyrmling.data.stored import Stored
 
-VERSION = 4
+VERSION = 5
 # Less is read by one process.
 POOL_BYTES = 16 * 2**20
 
@@ -46,7 +47,7 @@ def run(project: Project) -> Artifact:
             try:
                 stored, findings = prepare(project, origins, work)
                 rows = stored.rows
-                guards.announce(rows)
+                guards.announce(rows, project.settings.data.clean)
                 guards.check(rows, project.settings)
             except WyrmlingError:
                 shutil.rmtree(draft.path)
@@ -68,7 +69,7 @@ def look(project: Project) -> Iterator[tuple[Stored, list[Finding]]]:
     """All rows as `run` would decide about them, and the labels to review; nothing stays behind."""
     with tempfile.TemporaryDirectory(prefix="wyrmling-") as folder:
         stored, findings = prepare(project, find_origins(project), Path(folder))
-        guards.announce(stored.rows)
+        guards.announce(stored.rows, project.settings.data.clean)
         yield stored, findings
 
 
@@ -112,7 +113,7 @@ def prepare(project: Project, origins: Sequence[Origin], work: Path) -> tuple[St
     work   a folder for what is made on the way; what an interrupted run left there is not made again
     """
     settings, data = project.settings, project.settings.data
-    tidy.check(data.clean)
+    tidy.check(data.clean, project.root)
     spread = _spread(project, origins)
     read = _read(project, origins, work / "read", spread)
     stored = _tidy(project, read, work / "tidy", spread)
@@ -224,7 +225,7 @@ def read_examples(project: Project, path: Path) -> Any:
             first = first or error
             continue
         if any(row.kind == SCORED[settings.objective.task] for row in rows):
-            tidy.tidy(rows, settings.data.clean)
+            tidy.tidy(rows, settings.data.clean, project.root)
             for row in rows:
                 row.split = "test"
             return ledger.examples(rows)

@@ -28,20 +28,28 @@ KINDS: dict[str, tuple[str, ...]] = {
     "answer": ("conversation",),
     "summarize": ("conversation",),
 }
+# Whose answers are also written out and compared with the expected ones.
+ANSWERED = ("answer", "summarize")
 HEADS = {"classify": "classes", "tag": "tags"} | dict.fromkeys(("complete", "chat", "answer", "summarize"), "next")
 # The columns that a source of such rows may name.
 _NAMING = {"classify": ("label",), "tag": ("tags",), "complete": ("text",)} | dict.fromkeys(
     ("chat", "answer", "summarize"), ("prompt", "messages")
 )
-_COLUMNS = ["row_id", "origin", "kind", "text", "label", "words", "tags", "messages"]
+_COLUMNS = ["row_id", "source", "origin", "kind", "text", "label", "words", "tags", "messages", "cluster"]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one evaluation: `test` is scored, `train` is what the baselines may learn from."""
+    """The rows of one evaluation: `test` is scored, `train` is what the baselines may learn from.
+
+    val         what a temperature is fitted on
+    own_file    True when the test rows are a file of the user's instead of the project's own
+    """
 
     test: list[Example]
     train: list[Example]
+    val: list[Example]
+    own_file: bool = False
 
 
 def from_artifact(data: Artifact, task: str) -> Rows:
@@ -53,12 +61,34 @@ def from_artifact(data: Artifact, task: str) -> Rows:
             where=data.path / "examples.parquet",
             fix='raise data.split.test, give a source split = "test", or name a file with --test FILE',
         )
-    return Rows(test, _read(data, task, "train"))
+    languages = _languages(data)
+    for row in test:
+        row["language"] = languages.get(row["row_id"])
+    return Rows(test, _read(data, task, "train"), _read(data, task, "val"))
+
+
+def _languages(data: Artifact) -> dict[str, str]:
+    """Language of each test row, where the data stage looked for it."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(
+        data.path / "ledger.parquet", columns=["row_id", "language"], filters=[("split", "=", "test")]
+    )
+    rows = zip(table["row_id"].to_pylist(), table["language"].to_pylist(), strict=True)
+    return {row_id: language for row_id, language in rows if language is not None}
+
+
+def text_of(row: Example) -> str:
+    """All text of a row: a document, the words of a sentence, or every turn of a conversation."""
+    if row["kind"] == "conversation":
+        return "\n".join(message["content"] for message in row["messages"])
+    return str(row["text"])
 
 
 def from_file(project: Project, data: Artifact, file: Path) -> Rows:
     """Test rows from a file of the user, read and cleaned like the project's own; training rows from the artifact."""
-    return Rows(read_file(project, file), _read(data, project.settings.objective.task, "train"))
+    task = project.settings.objective.task
+    return Rows(read_file(project, file), _read(data, task, "train"), _read(data, task, "val"), own_file=True)
 
 
 def _read(data: Artifact, task: str, split: str) -> list[Example]:
@@ -78,16 +108,16 @@ def read_file(project: Project, file: Path) -> list[Example]:
 
     Raises   BadInput naming the first row that can't be read or has nothing to score: a test is never cut silently
     """
-    from wyrmling.data import read
+    from wyrmling.data import origins, read
     from wyrmling.data.tidy import tidy
 
     task = project.settings.objective.task
     if not file.is_file():
         raise BadInput(f"{file} does not exist", where="--test", fix="name a file that can be read")
-    origin = read.find_origin("test", _source_for(project.settings.data, task, file), project.root)
+    origin = origins.find_origin("test", _source_for(project.settings.data, task, file), project.root)
     rows = read.read_source(origin)
     # Cleaned like the training rows, but not judged: the quality of a test row is the user's business.
-    tidy(rows, project.settings.data.clean.model_copy(update={"profile": None, "min_chars": 1}))
+    tidy(rows, project.settings.data.clean.model_copy(update={"profile": None, "min_chars": 1}), project.root)
     for row in rows:
         if (problem := _problem(row, task)) is not None:
             raise BadInput(
@@ -108,7 +138,7 @@ def _problem(row: Row, task: str) -> str | None:
 
 
 def _example(row: Row) -> Example:
-    whole = {name: getattr(row, name) for name in _COLUMNS}
+    whole = {name: getattr(row, name) for name in (*_COLUMNS, "language")}
     return {**whole, "text": row.body, "messages": [message._asdict() for message in row.messages]}
 
 

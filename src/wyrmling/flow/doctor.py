@@ -199,7 +199,7 @@ def _disk(root: Path) -> Finding:
 
 
 def _sources(project: Project) -> Finding:
-    from wyrmling.data.read import find_origin
+    from wyrmling.data.origins import find_origin
 
     origins = [find_origin(name, source, project.root) for name, source in project.settings.data.sources.items()]
     files = [file for origin in origins for file, _ in origin.files]

@@ -22,7 +22,7 @@ from wyrmling.core.errors import CorruptArtifact
 from wyrmling.train.sizing import Facts, SourceFacts
 
 if TYPE_CHECKING:
-    from wyrmling.data.read import Origin
+    from wyrmling.data.origins import Origin
     from wyrmling.data.rows import Row
 
 # Of a larger text file only the head is read, and the rest is taken to be like it.
@@ -53,7 +53,7 @@ class Known:
 
 def look(project: Project) -> Known:
     """The facts of a project, from its newest token store if that is current, else from its sources."""
-    from wyrmling.data.read import find_origin
+    from wyrmling.data.origins import find_origin
 
     sources = project.settings.data.sources.items()
     origins = [find_origin(name, source, project.root) for name, source in sources]
@@ -184,7 +184,8 @@ def _from_sources(project: Project, origins: Sequence[Origin]) -> Known:
 
 def _head(project: Project, origin: Origin) -> tuple[list[Row], float]:
     """Rows of a source, and by what their number is to be multiplied."""
-    from wyrmling.data.read import find_origin, read_source
+    from wyrmling.data.origins import find_origin
+    from wyrmling.data.read import read_source
 
     files = [file for file, _ in origin.files]
     large = [file for file in files if file.suffix.lower() in CUT and file.stat().st_size > 2 * HEAD_BYTES]

@@ -94,14 +94,14 @@ def _copy_example(example: str, folder: Path) -> tuple[str, ...]:
 
 def _from_files(path: Path, folder: Path) -> tuple[str, ...]:
     """A project that reads the files where they are, with the task that their rows suggest."""
-    from wyrmling.data import read
+    from wyrmling.data import origins, read
 
     if not path.exists():
         raise UsageError(f"{path} does not exist", fix="name a file or folder that holds your data")
     path = path.resolve()
     name = _plain(path.stem) or "documents"
     try:
-        origin = read.find_origin(name, config.Source(path=str(path)), path.parent)
+        origin = origins.find_origin(name, config.Source(path=str(path)), path.parent)
         rows = list(islice(read.read_rows(origin), LOOKED_AT))
         read.check_source(origin, rows)
         counts = Counter(row.kind for row in rows if row.verdict != "error")
