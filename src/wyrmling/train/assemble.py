@@ -19,7 +19,7 @@ from wyrmling.core import hardware
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import warn
-from wyrmling.model import folder
+from wyrmling.model import folder, sanity
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.heads import Model, stacked_parts, with_head
 from wyrmling.model.memory import keep_freed_memory
@@ -111,6 +111,9 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
             fix="restore the base model's own tokenizer files",
         )
     about = folder.about(job.base)
+    if about is None and base.head_name == "next":
+        # Somebody else's model: its files fit together, but do its weights read?
+        sanity.check(base, [store.tokens(row).tolist() for row in range(min(len(store), 64))], where=job.base)
     same_names = about is not None and (about.labels if head == "classes" else about.tags) == names
     if base.head_name == head and (head in ("next", "masked") or same_names):
         return base, _shape_of(base)
