@@ -28,6 +28,20 @@ PROBE_TOKENS = 64
 TOLERANCE = 1e-3
 
 
+class Allowed(NamedTuple):
+    """How far answers may be from the stored ones.
+
+    max_abs   largest absolute difference of a logit, with the same greedy answers. None: any
+    mean_kl   largest mean Kullback-Leibler divergence of the distributions, in nats. None: any
+    """
+
+    max_abs: float | None = None
+    mean_kl: float | None = None
+
+
+EXACT = Allowed(max_abs=TOLERANCE)
+
+
 class Encoder(Protocol):
     """The part of a tokenizer that probes need."""
 
@@ -40,13 +54,21 @@ class Difference(NamedTuple):
     """How far a model's answers are from the stored ones.
 
     max_abs        largest absolute difference of a logit
+    mean_kl        mean Kullback-Leibler divergence of the new distributions from the stored ones, in nats
     greedy_equal   share of probes whose greedy answer is the same, 0..1; 1 for heads that do not generate
     probes         how many were compared
     """
 
     max_abs: float
+    mean_kl: float
     greedy_equal: float
     probes: int
+
+    def __str__(self) -> str:
+        return (
+            f"logits differ by up to {self.max_abs:.2g}, distributions by {self.mean_kl:.2g} nats on average, "
+            f"greedy answers equal on {self.greedy_equal:.0%} of {self.probes} probes"
+        )
 
 
 def record(model: Model, tokenizer: Encoder, texts: Sequence[str], folder: Path) -> None:
@@ -72,63 +94,104 @@ def record(model: Model, tokenizer: Encoder, texts: Sequence[str], folder: Path)
 
 
 def replay(
-    folder: Path, model: Model | None = None, *, tokenizer: Encoder | None = None, tolerance: float = TOLERANCE
+    folder: Path, model: Model | None = None, *, tokenizer: Encoder | None = None, allowed: Allowed = EXACT
 ) -> Difference:
-    """Ask again and compare. Returns the difference when it is within tolerance.
+    """Ask again and compare. Returns the difference when it is within what is allowed.
 
     model       the model to compare. None: the folder's own, loaded
     tokenizer   also compare the ids it gives for the stored texts. None: ids are taken as stored
-    tolerance   largest allowed absolute difference of a logit
     Raises      GateRefused with the numbers when the answers differ; CorruptArtifact when the probes can't be read
     """
     folder = model_folder.locate(folder)
-    stored = _read(folder)
-    prompts = [probe["ids"] for probe in stored]
+    stored = read(folder)
     model = model or model_folder.load(folder)
     if tokenizer is not None:
-        _compare_ids(model, tokenizer, stored, folder)
-    logits = _logits(model, prompts)
-    expected = model_folder.read_tensors(folder / LOGITS)
-    largest = 0.0
-    for i, value in enumerate(logits):
-        reference = expected.get(f"logits.{i}")
-        if reference is None or reference.shape != value.shape:
+        _compare_ids(model, tokenizer, stored.probes, folder)
+    prompts = [probe.ids for probe in stored.probes]
+    answers = [[token.id for token in answer] for answer in _greedy(model, prompts)]
+    difference = compare(stored, _logits(model, prompts), answers, where=folder)
+    check(difference, allowed, where=folder)
+    return difference
+
+
+class Probe(NamedTuple):
+    """A stored text, its ids, and the greedy answer as far as rounding can't change it."""
+
+    text: str
+    ids: list[int]
+    greedy: list[int]
+
+
+class Stored(NamedTuple):
+    """The probes of a folder and the logits of each: (T, V) float32, or (1, C) for a document's classes."""
+
+    probes: list[Probe]
+    logits: list[Tensor]
+
+
+def compare(stored: Stored, logits: Sequence[Tensor], answers: Sequence[Sequence[int]], *, where: object) -> Difference:
+    """How far logits and greedy answers, one per probe, are from the stored ones.
+
+    Raises   GateRefused when they are of another shape
+    """
+    largest, divergence, rows = 0.0, 0.0, 0
+    for i, (value, reference) in enumerate(zip(logits, stored.logits, strict=True)):
+        if reference.shape != value.shape:
             raise GateRefused(
                 f"probe {i} has logits of another shape than the trained model gave",
-                where=folder,
+                where=where,
                 fix="train the model again; the folder holds parts of different models",
             )
-        difference = (value - reference).abs().max()
-        largest = max(largest, float(difference.nan_to_num(nan=float("inf"))))
-    answers = [[token.id for token in answer] for answer in _greedy(model, prompts)]
-    pairs = [(answer, probe["greedy"]) for answer, probe in zip(answers, stored, strict=True)]
-    equal = sum(answer[: len(kept)] == kept for answer, kept in pairs) / len(stored)
-    if largest > tolerance or equal < 1:
+        largest = max(largest, _finite((value - reference).abs().max()))
+        expected, given = reference.double().log_softmax(-1), value.double().log_softmax(-1)
+        divergence += _finite((expected.exp() * (expected - given)).sum())
+        rows += len(value)
+    pairs = zip(answers, stored.probes, strict=True)
+    equal = sum(list(answer[: len(probe.greedy)]) == probe.greedy for answer, probe in pairs)
+    return Difference(largest, divergence / rows, equal / len(stored.probes), len(stored.probes))
+
+
+def check(difference: Difference, allowed: Allowed, *, where: object) -> None:
+    """Raise GateRefused when a difference is larger than allowed."""
+    if allowed.max_abs is not None and (difference.max_abs > allowed.max_abs or difference.greedy_equal < 1):
         raise GateRefused(
-            f"the answers differ from the trained model's: logits by up to {largest:.2g} (allowed {tolerance:.2g}), "
-            f"greedy answers equal on {equal:.0%} of {len(stored)} probes",
-            where=folder,
+            f"the answers differ from the trained model's: {difference} (allowed {allowed.max_abs:.2g} and 100%)",
+            where=where,
             fix="restore the model folder from a backup, or train the model again",
         )
-    return Difference(largest, equal, len(stored))
+    if allowed.mean_kl is not None and difference.mean_kl > allowed.mean_kl:
+        raise GateRefused(
+            f"the smaller weights change the answers too much: {difference} (allowed {allowed.mean_kl:.2g} nats)",
+            where=where,
+            fix="use a method that rounds less: int8 rather than int8-dynamic, either rather than 4bit, or none",
+        )
 
 
-def _read(folder: Path) -> list[dict[str, list[int]]]:
+def _finite(value: Tensor) -> float:
+    """A number that is not one counts as infinitely far."""
+    return float(value.nan_to_num(nan=float("inf"), posinf=float("inf")))
+
+
+def read(folder: Path) -> Stored:
+    """The stored probes of a model folder. Raises CorruptArtifact when they can't be read."""
     try:
-        probes: list[dict[str, list[int]]] = json.loads((folder / PROBES).read_text(encoding="utf-8"))["probes"]
-        if not probes or any(not probe["ids"] or "greedy" not in probe for probe in probes):
+        raw = json.loads((folder / PROBES).read_text(encoding="utf-8"))["probes"]
+        probes = [Probe(str(probe["text"]), list(probe["ids"]), list(probe["greedy"])) for probe in raw]
+        if not probes or any(not probe.ids for probe in probes):
             raise ValueError("no probes in it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptArtifact(
             f"{PROBES} is missing or not readable: {error}", where=folder, fix="train the model again"
         ) from error
-    return probes
+    tensors = model_folder.read_tensors(folder / LOGITS)
+    logits = [tensors.get(f"logits.{i}", torch.empty(0)) for i in range(len(probes))]
+    return Stored(probes, logits)
 
 
-def _compare_ids(model: Model, tokenizer: Encoder, stored: list[dict[str, list[int]]], folder: Path) -> None:
+def _compare_ids(model: Model, tokenizer: Encoder, stored: Sequence[Probe], folder: Path) -> None:
     encode = tokenizer.prompt if model.head_name == "next" else tokenizer.document
     for i, probe in enumerate(stored):
-        if encode(str(probe["text"]))[: len(probe["ids"])] != probe["ids"]:
+        if encode(probe.text)[: len(probe.ids)] != probe.ids:
             raise GateRefused(
                 f"the tokenizer gives other ids for probe {i} than it gave in training",
                 where=folder,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -17,15 +18,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wyrmling.core.errors import BadSetting
+from wyrmling.core.log import say, warn
+from wyrmling.model import folder as model_folder
+from wyrmling.model import probes
 from wyrmling.model.heads import Model
 
 Method = Literal["int8", "int8-dynamic", "4bit"]
 METHODS: tuple[Method, ...] = get_args(Method)
+# How far the distributions of rounded weights may be from the trained model's, on the stored probes: three times what
+# was measured on small trained models (benchmarks/RESULTS.md), and far below what a wrong matrix does.
+ALLOWED: dict[Method, probes.Allowed] = {
+    "int8": probes.Allowed(mean_kl=0.01),
+    "int8-dynamic": probes.Allowed(mean_kl=0.02),
+    "4bit": probes.Allowed(mean_kl=0.25),
+}
 # Weights of one row that share a scale and an offset in 4 bits.
 GROUP = 32
-# torch's product with 4-bit weights on a CPU makes outputs 16 at a time; its product of int8 matrices on CUDA wants
-# more than 16 rows and sizes in eights.
-OUTPUTS_AT_ONCE, LEAST_ROWS, EIGHT = 16, 32, 8
+# What torch's kernels take at a time, without checking: the product with int8 weights on a CPU reads past the end of a
+# row of another length, the one with 4-bit weights makes outputs 16 at a time, and the one of two int8 matrices on CUDA
+# wants more than 16 rows and sizes in eights.
+INT8_WIDTH, OUTPUTS_AT_ONCE, LEAST_ROWS, EIGHT = 32, 16, 32, 8
 
 
 class Shrunk(NamedTuple):
@@ -78,6 +90,21 @@ def quantize(model: Model, method: Method) -> Shrunk:
     return Shrunk(matrices, kept, before, after)
 
 
+def quantize_checked(folder: Path, model: Model, method: Method) -> None:
+    """Quantise a model that was loaded from a folder, say what it costs, and replay the folder's probes.
+
+    Raises   GateRefused when the answers differ too much from the trained model's
+    """
+    shrunk = quantize(model, method)
+    said = f"{method}: {shrunk.bytes_before / 1e6:.1f} MB of parameters became {shrunk.bytes_after / 1e6:.1f} MB"
+    if shrunk.kept:
+        said += f"; {len(shrunk.kept)} matrices stay as they are, because their width does not divide by {GROUP}"
+    if model_folder.about(folder) is None:
+        warn(f"{said}; the folder has no stored probes, so the cost in quality is not known")
+        return
+    say(f"{said}; {probes.replay(folder, model, allowed=ALLOWED[method])}")
+
+
 class Quantised(nn.Module):
     """A linear layer with a small matrix. `n_bytes` is what the matrix and its scales take."""
 
@@ -103,11 +130,14 @@ class Int8Linear(Quantised):
         super().__init__(bias)
         # The scale is rounded up to bfloat16 first, then the weights are rounded to multiples of that.
         self.scale_O = _up_to_bfloat16(_positive(weight_OI.float().abs().amax(1) / 127))
-        self.weight_OI = _rounded(weight_OI, self.scale_O.float())
+        self.filler = -weight_OI.shape[1] % INT8_WIDTH
+        self.weight_OI = F.pad(_rounded(weight_OI, self.scale_O.float()), (0, self.filler))
         self.n_bytes = self.weight_OI.numel() + 2 * len(self.scale_O)
 
     def product(self, x_NI: Tensor) -> Tensor:
         x_NI = x_NI.bfloat16()
+        if self.filler:
+            x_NI = F.pad(x_NI, (0, self.filler))
         if x_NI.device.type == "cpu":
             return torch._weight_int8pack_mm(x_NI, self.weight_OI, self.scale_O)
         return F.linear(x_NI, self.weight_OI.bfloat16()) * self.scale_O
