@@ -10,7 +10,9 @@ import pytest
 
 from wyrmling.core import tables
 from wyrmling.core.errors import BadInput, BadSetting, CorruptArtifact, UsageError
+from wyrmling.core.jobs import Jobs
 from wyrmling.core.store import Feedback, Store, Usage, folder_digest
+from wyrmling.core.tables import Job
 
 
 @pytest.fixture
@@ -168,8 +170,93 @@ def test_a_database_of_a_newer_wyrmling_is_refused(tmp_path: Path) -> None:
     Store.open(f"sqlite:///{path}").close()
     with sqlite3.connect(path) as connection:
         connection.execute("update about set value = ?", (str(tables.SCHEMA_VERSION + 1),))
-    with pytest.raises(BadInput, match="schema 2, but this wyrmling knows schema 1"):
+    with pytest.raises(BadInput, match="schema 3, but this wyrmling knows schema 2"):
         Store.open(f"sqlite:///{path}")
+
+
+def test_a_database_of_an_older_wyrmling_gets_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "wyrmling.db"
+    store = Store.open(f"sqlite:///{path}")
+    _, secret = store.create_key("old")
+    store.add_usage(usage("a"))
+    store.close()
+    new_columns = {
+        "keys": ["scopes", "expires", "requests_per_minute", "tokens_per_minute", "usd_per_month"],
+        "usage": ["usd"],
+    }
+    with sqlite3.connect(path) as connection:
+        connection.execute("drop index usage_of_key")
+        for table, columns in new_columns.items():
+            for column in columns:
+                connection.execute(f"alter table {table} drop column {column}")
+        for table in ("job_events", "jobs", "files"):
+            connection.execute(f"drop table {table}")
+        connection.execute("update about set value = '1'")
+    store = Store.open(f"sqlite:///{path}")
+    assert store.usage() == [usage("a", created=store.usage()[0].created)]
+    key = store.check_key(secret)
+    assert key is not None and (key.scopes, key.usd_per_month) == (("infer", "feedback"), None)
+    store.create_key("new", scopes=["train"], usd_per_month=5)
+    store.close()
+    Store.open(f"sqlite:///{path}").close()
+
+
+def test_a_key_has_scopes_limits_and_an_end(store: Store) -> None:
+    key, secret = store.create_key("ci", scopes=["files", "train"], requests_per_minute=5, tokens_per_minute=100)
+    assert store.check_key(secret) == key == store.list_keys()[0]
+    assert (key.allows("train"), key.allows("infer"), key.allows("admin")) == (True, False, False)
+    assert store.create_key("root", scopes=["admin"])[0].allows("infer")
+    _, late = store.create_key("late", expires="2026-01-01T00:00:00+00:00")
+    assert store.check_key(late) is None
+    for wrong in ({"scopes": ["train", "root"]}, {"scopes": []}, {"requests_per_minute": 0}, {"usd_per_month": -1.0}):
+        with pytest.raises(UsageError, match=r"scope|limit"):
+            store.create_key("x", **wrong)
+
+
+def test_what_a_key_has_spent_is_its_answers_and_its_jobs(store: Store) -> None:
+    jobs = Jobs(store)
+    for answer_id, key_id, created in (
+        ("a", "k", "2026-01-01"),
+        ("b", "k", "2026-02-01"),
+        ("c", "other", "2026-02-01"),
+    ):
+        store.add_usage(usage(answer_id, key_id=key_id, usd=1.0, created=created))
+    jobs.add(Job("ftjob-1", "k", {}, "/base", usd=0.25, created="2026-02-02"))
+    assert store.spent("k", "2026-02-01") == 1.25
+    assert store.spent("k", "2025") == 2.25
+    assert store.spent("nobody", "2025") == 0
+
+
+def test_a_job_has_one_worker_and_ends_once(store: Store) -> None:
+    jobs = Jobs(store)
+    jobs.add(Job("ftjob-1", "k", {"metadata": {"team": "a b"}}, "/base"))
+    job = jobs.find("ftjob-1")
+    assert job is not None
+    assert [jobs.claim(job, worker) for worker in ("1:1", "2:2")] == [True, False], "both saw it without a worker"
+    assert jobs.find("ftjob-1", "other") is None
+    assert [found.id for found in jobs.page("k", after=None, limit=5, metadata={"team": "a b"})[0]] == ["ftjob-1"]
+    assert jobs.page("k", after=None, limit=5, metadata={"team": "b"}) == ([], False)
+    assert jobs.change("ftjob-1", state="succeeded", fine_tuned_model="ft:x")
+    assert not jobs.change("ftjob-1", state="failed") and not jobs.want("ftjob-1", "cancel")
+    assert jobs.of_model("ft:x", "k") == jobs.find("ftjob-1")
+    assert jobs.of_model("ft:x", "other") is None
+    assert jobs.unfinished() == []
+
+
+def test_pages_of_a_list_have_every_row_once(store: Store) -> None:
+    jobs = Jobs(store)
+    jobs.add(Job("ftjob-1", None, {}, "/base"))
+    said = [jobs.say("ftjob-1", f"event {number}") for number in range(7)]
+    jobs.say("ftjob-1", "step 1", type="checkpoint")
+    found, after, more = [], None, True
+    while more:
+        events, more = jobs.events("ftjob-1", after=after, limit=3)
+        found += events
+        after = events[-1].id
+    assert found == said[::-1]
+    assert len(jobs.events("ftjob-1", checkpoints=True)[0]) == 1
+    with pytest.raises(KeyError):
+        jobs.events("ftjob-1", after="ftevent-of-another")
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -69,3 +69,37 @@ def explained(error: SQLAlchemyError, where: str) -> Exception:
     return BadInput(
         f"the project database refused: {reason}", where=where, fix="check the address, the disk and the permissions"
     )
+
+
+def bring_up_to_date(connection: sa.Connection, metadata: sa.MetaData, about: sa.Table, version: int) -> int:
+    """Make the tables and columns that are missing; the schema the database had, or `version` for a new one.
+
+    A database of a later version is left as it is.
+    """
+    inspector = sa.inspect(connection)
+    known = set(inspector.get_table_names())
+    marked = sa.select(about.c.value).where(about.c.key == "schema_version")
+    found = connection.execute(marked).scalar() if about.name in known else None
+    had = version if found is None else int(found)
+    if had > version:
+        return had
+    if had < version:
+        for table in metadata.sorted_tables:
+            if table.name in known:
+                _add_columns(connection, table, {column["name"] for column in inspector.get_columns(table.name)})
+    metadata.create_all(connection)
+    if found is None:
+        connection.execute(about.insert().values(key="schema_version", value=str(version)))
+    elif had < version:
+        connection.execute(about.update().where(about.c.key == "schema_version").values(value=str(version)))
+    return had
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table, known: set[str]) -> None:
+    name = connection.dialect.identifier_preparer.format_table(table)
+    for column in table.columns:
+        if column.name not in known:
+            definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {name} ADD COLUMN {definition}"))
+    for index in table.indexes:
+        index.create(connection, checkfirst=True)

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from wyrmling.core import database, tables
 from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import BadInput, UsageError
-from wyrmling.core.tables import ALIASES, Alias, ApiKey, Feedback, ForecastRecord, ModelRecord, Usage, now
+from wyrmling.core.tables import ALIASES, SCOPES, Alias, ApiKey, Feedback, ForecastRecord, ModelRecord, Usage, now
 
 __all__ = ["ApiKey", "Feedback", "ForecastRecord", "ModelRecord", "Store", "Usage", "folder_digest", "now"]
 
@@ -60,14 +60,9 @@ class Store:
         """
         reader, writer, root = database.connect(url)
         store = Store(url, reader, writer, root)
-        with store._write() as connection:
-            tables.metadata.create_all(connection)
-            found = connection.execute(
-                sa.select(tables.about.c.value).where(tables.about.c.key == "schema_version")
-            ).scalar()
-            if found is None:
-                connection.execute(tables.about.insert().values(key="schema_version", value=str(tables.SCHEMA_VERSION)))
-            elif int(found) > tables.SCHEMA_VERSION:
+        with store.writing() as connection:
+            found = database.bring_up_to_date(connection, tables.metadata, tables.about, tables.SCHEMA_VERSION)
+            if found > tables.SCHEMA_VERSION:
                 raise BadInput(
                     f"the database has schema {found}, but this wyrmling knows schema {tables.SCHEMA_VERSION}",
                     where=store._shown,
@@ -84,12 +79,14 @@ class Store:
         return sa.make_url(self.url).render_as_string(hide_password=True)
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; it is undone when the block raises."""
         with self._errors(), self._writer.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
         with self._errors(), self._reader.begin() as connection:
             yield connection
 
@@ -111,7 +108,7 @@ class Store:
         verdict  PASS, FAIL or INCONCLUSIVE of its evaluation; None when it has none
         """
         _check_name(name)
-        with self._write() as connection:
+        with self.writing() as connection:
             known = connection.execute(
                 sa.select(tables.models.c.id, tables.models.c.version).where(
                     tables.models.c.name == name, tables.models.c.digest == digest
@@ -182,7 +179,7 @@ class Store:
         name, colon, _ = reference.partition(":")
         has_challenger = any(r.name == name and "challenger" in r.aliases for r in self.list_models())
         target = self.resolve(reference if colon or not has_challenger else f"{name}:challenger")
-        with self._write() as connection:
+        with self.writing() as connection:
             model_id = _id_of(connection, target)
             champion = _pointed(connection, name, "champion")
             if champion != model_id:
@@ -195,7 +192,7 @@ class Store:
 
     def rollback(self, name: str) -> ModelRecord:
         """The champion after champion and previous changed places. Raises UsageError when there is no previous one."""
-        with self._write() as connection:
+        with self.writing() as connection:
             champion, previous = _pointed(connection, name, "champion"), _pointed(connection, name, "previous")
             if previous is None or champion is None:
                 raise UsageError(
@@ -207,7 +204,7 @@ class Store:
 
     def list_models(self) -> list[ModelRecord]:
         """Every registered version, by name and then version."""
-        with self._read() as connection:
+        with self.reading() as connection:
             pointers: dict[int, list[Alias]] = {}
             for row in connection.execute(sa.select(tables.aliases)):
                 pointers.setdefault(row.model_id, []).append(row.alias)
@@ -242,7 +239,7 @@ class Store:
 
     def add_usage(self, usage: Usage) -> None:
         """Keep one answered request."""
-        with self._write() as connection:
+        with self.writing() as connection:
             connection.execute(tables.usage.insert().values(asdict(usage)))
 
     def usage(self, *, since: str | None = None, limit: int | None = None) -> list[Usage]:
@@ -250,18 +247,27 @@ class Store:
         query = sa.select(tables.usage).order_by(tables.usage.c.created.desc(), tables.usage.c.id)
         if since is not None:
             query = query.where(tables.usage.c.created >= since)
-        with self._read() as connection:
+        with self.reading() as connection:
             return [Usage(**row._mapping) for row in connection.execute(query.limit(limit))]
 
     def find_usage(self, answer_id: str) -> Usage | None:
         """The request that was answered under this id."""
-        with self._read() as connection:
+        with self.reading() as connection:
             row = connection.execute(sa.select(tables.usage).where(tables.usage.c.id == answer_id)).first()
         return None if row is None else Usage(**row._mapping)
 
+    def spent(self, key_id: str, since: str) -> float:
+        """US dollars that the answers and fine-tuning jobs of a key have cost since an ISO 8601 time in UTC."""
+        total = 0.0
+        with self.reading() as connection:
+            for table in (tables.usage, tables.jobs):
+                mine = sa.and_(table.c.key_id == key_id, table.c.created >= since)
+                total += connection.execute(sa.select(sa.func.sum(table.c.usd)).where(mine)).scalar() or 0.0
+        return total
+
     def add_feedback(self, feedback: Feedback) -> None:
         """Keep what a person said about an answer. Raises BadInput when the answer id is unknown."""
-        with self._write() as connection:
+        with self.writing() as connection:
             if (
                 connection.execute(sa.select(tables.usage.c.id).where(tables.usage.c.id == feedback.answer_id)).first()
                 is None
@@ -274,41 +280,65 @@ class Store:
         query = sa.select(tables.feedback).order_by(tables.feedback.c.created.desc(), tables.feedback.c.id)
         if since is not None:
             query = query.where(tables.feedback.c.created >= since)
-        with self._read() as connection:
+        with self.reading() as connection:
             return [Feedback(**row._mapping) for row in connection.execute(query.limit(limit))]
 
     # keys
 
-    def create_key(self, name: str) -> tuple[ApiKey, str]:
-        """A new key and its secret, which is known only now: the database keeps its sha256 and first characters."""
+    def create_key(
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str] = ("infer", "feedback"),
+        expires: str | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        usd_per_month: float | None = None,
+    ) -> tuple[ApiKey, str]:
+        """A new key and its secret, which is known only now: the database keeps its sha256 and first characters.
+
+        scopes   what it may do: infer, feedback, files, train; admin is all of them
+        expires  an ISO 8601 time in UTC from which it opens nothing; the limits: None does not limit
+        Raises   UsageError for an unknown scope or a limit that lets nothing through
+        """
+        if not scopes or not set(scopes) <= set(SCOPES):
+            raise UsageError(f"{list(scopes)} are no scopes of a key", fix=f"use some of {', '.join(SCOPES)}")
+        for limit in (requests_per_minute, tokens_per_minute, usd_per_month):
+            if limit is not None and limit <= 0:
+                raise UsageError(f"a limit of {limit} lets nothing through", fix="use a limit above 0, or none")
         secret = "sk-" + secrets.token_urlsafe(32)
-        key = ApiKey(id=f"key-{secrets.token_hex(8)}", name=name, prefix=secret[:10], created=now(), revoked=None)
-        with self._write() as connection:
-            connection.execute(tables.keys.insert().values(asdict(key) | {"sha256": _sha256(secret)}))
+        key = ApiKey(
+            id=f"key-{secrets.token_hex(8)}", name=name, prefix=secret[:10], created=now(), revoked=None,
+            scopes=tuple(scope for scope in SCOPES if scope in scopes), expires=expires,
+            requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, usd_per_month=usd_per_month,
+        )  # fmt: skip
+        values = asdict(key) | {"sha256": _sha256(secret), "scopes": " ".join(key.scopes)}
+        with self.writing() as connection:
+            connection.execute(tables.keys.insert().values(values))
         return key, secret
 
     def check_key(self, secret: str) -> ApiKey | None:
-        """The key this secret belongs to, or None when it is unknown or revoked."""
+        """The key this secret belongs to, or None when it is unknown, revoked or expired."""
         if not secret.isascii():
             return None
         digest = _sha256(secret)
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = connection.execute(
                 sa.select(tables.keys).where(tables.keys.c.prefix == secret[:10], tables.keys.c.revoked.is_(None))
             ).all()
         for row in rows:
-            if hmac.compare_digest(row.sha256, digest):
-                return _api_key(row)
+            if hmac.compare_digest(row.sha256, digest) and (key := _api_key(row)).valid:
+                return key
         return None
 
     def list_keys(self) -> list[ApiKey]:
         """Every key, revoked ones included, oldest first."""
-        with self._read() as connection:
+        with self.reading() as connection:
             return [_api_key(row) for row in connection.execute(sa.select(tables.keys).order_by(tables.keys.c.created))]
 
     def revoke_key(self, key_id: str) -> ApiKey:
         """The key, which no longer opens anything. Raises UsageError when there is no such key."""
-        with self._write() as connection:
+        with self.writing() as connection:
             connection.execute(
                 tables.keys.update()
                 .where(tables.keys.c.id == key_id, tables.keys.c.revoked.is_(None))
@@ -323,7 +353,7 @@ class Store:
 
     def save_forecast(self, machine: str, work: str, forecast: dict[str, Any], actual: dict[str, Any]) -> None:
         """Keep what was forecast beside what happened, so that the next forecast on this machine can be corrected."""
-        with self._write() as connection:
+        with self.writing() as connection:
             connection.execute(
                 tables.forecasts.insert().values(
                     created=now(), machine=machine, work=work, forecast=_plain(forecast), actual=_plain(actual)
@@ -333,7 +363,7 @@ class Store:
     def forecasts(self, machine: str) -> list[ForecastRecord]:
         """The forecasts made on `machine` and what happened, oldest first."""
         query = sa.select(tables.forecasts).where(tables.forecasts.c.machine == machine).order_by(tables.forecasts.c.id)
-        with self._read() as connection:
+        with self.reading() as connection:
             return [
                 ForecastRecord(row.machine, row.work, row.forecast, row.actual, row.created)
                 for row in connection.execute(query)
@@ -365,7 +395,8 @@ def _point(connection: sa.Connection, name: str, alias: Alias, model_id: int | N
 
 
 def _api_key(row: Any) -> ApiKey:
-    return ApiKey(id=row.id, name=row.name, prefix=row.prefix, created=row.created, revoked=row.revoked)
+    values = {name: value for name, value in row._mapping.items() if name != "sha256"}
+    return ApiKey(**values | {"scopes": tuple(row.scopes.split())})
 
 
 def _sha256(secret: str) -> str:

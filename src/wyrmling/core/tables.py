@@ -1,16 +1,20 @@
-"""The tables of the project database, and the records that are read from them and written to them."""
+"""The tables of the project database, and the records that are read from them and written to them.
+
+Later versions only add tables and columns; a column added to an older table is nullable or has a default in the
+database.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
 # Raised when a table changes; a database with a higher number is of a newer wyrmling.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 about = sa.Table(
@@ -54,6 +58,8 @@ usage = sa.Table(
     sa.Column("prompt_sha256", sa.String(64), nullable=False),
     sa.Column("prompt", sa.Text),
     sa.Column("answer", sa.Text),
+    sa.Column("usd", sa.Float, nullable=False, server_default="0"),
+    sa.Index("usage_of_key", "key_id", "created"),
 )
 feedback = sa.Table(
     "feedback",
@@ -77,6 +83,12 @@ keys = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
     sa.Column("revoked", sa.String(32)),
+    # Keys made before there were scopes could ask and rate.
+    sa.Column("scopes", sa.String(100), nullable=False, server_default="infer feedback"),
+    sa.Column("expires", sa.String(32)),
+    sa.Column("requests_per_minute", sa.Integer),
+    sa.Column("tokens_per_minute", sa.Integer),
+    sa.Column("usd_per_month", sa.Float),
 )
 forecasts = sa.Table(
     "forecasts",
@@ -89,7 +101,64 @@ forecasts = sa.Table(
     sa.Column("actual", sa.JSON, nullable=False),
 )
 
+files = sa.Table(
+    "files",
+    metadata,
+    # Files are listed in the order they came in, which their times may not tell.
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("key_id", sa.String(32)),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("expires", sa.String(32)),
+)
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("key_id", sa.String(32)),
+    sa.Column("state", sa.String(32), nullable=False, index=True),
+    sa.Column("wanted", sa.String(16), nullable=False),
+    sa.Column("worker", sa.String(64)),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("base", sa.Text, nullable=False),
+    sa.Column("finished", sa.String(32)),
+    sa.Column("estimated_finish", sa.String(32)),
+    sa.Column("fine_tuned_model", sa.String(300), index=True),
+    sa.Column("registered", sa.String(250)),
+    sa.Column("trained_tokens", sa.BigInteger),
+    sa.Column("result_files", sa.JSON, nullable=False),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("usd", sa.Float, nullable=False),
+    sa.Column("wh", sa.Float, nullable=False),
+)
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("job_id", sa.String(64), sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("created", sa.String(32), nullable=False),
+    # message and metrics are events; a checkpoint is listed apart.
+    sa.Column("type", sa.String(16), nullable=False),
+    sa.Column("level", sa.String(8), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON(none_as_null=True)),
+)
+
 Alias = Literal["champion", "challenger", "previous"]
+Scope = Literal["infer", "feedback", "files", "train", "admin"]
+JobState = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+Wanted = Literal["run", "pause", "cancel"]
+EventType = Literal["message", "metrics", "checkpoint"]
+Level = Literal["info", "warn", "error"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALIASES: tuple[Alias, ...] = ("champion", "challenger", "previous")
 
 
@@ -132,6 +201,7 @@ class Usage:
     key_id: str | None = None
     prompt: str | None = None
     answer: str | None = None
+    usd: float = 0.0
     created: str = field(default_factory=now)
 
 
@@ -152,13 +222,90 @@ class Feedback:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """An API key as it is kept: never the secret itself."""
+    """An API key as it is kept: never the secret itself. A limit that is None does not limit."""
 
     id: str
     name: str
     prefix: str
     created: str
     revoked: str | None
+    scopes: tuple[Scope, ...] = ("infer", "feedback")
+    expires: str | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    usd_per_month: float | None = None
+
+    @property
+    def valid(self) -> bool:
+        return self.revoked is None and (self.expires is None or self.expires > now())
+
+    def allows(self, scope: Scope) -> bool:
+        """Whether this key may do such a thing; admin may do everything."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+@dataclass(frozen=True)
+class File:
+    """An uploaded file; its bytes lie under its id. It is gone after `expires`, where that is set."""
+
+    id: str
+    key_id: str | None
+    filename: str
+    purpose: str
+    bytes: int
+    sha256: str
+    expires: str | None = None
+    created: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fine-tuning job.
+
+    wanted      what its owner wants of it: run, pause or cancel
+    worker      the process that does it, as pid:start time; None before it began and while it is paused
+    attempts    how often a worker took it up
+    asked       the request that made it
+    base        the model folder it starts from
+    fine_tuned_model   the name that the new model answers to; None until it succeeded
+    registered  the version in the registry, as name:version
+    """
+
+    id: str
+    key_id: str | None
+    asked: dict[str, Any]
+    base: str
+    state: JobState = "validating_files"
+    wanted: Wanted = "run"
+    worker: str | None = None
+    attempts: int = 0
+    finished: str | None = None
+    estimated_finish: str | None = None
+    fine_tuned_model: str | None = None
+    registered: str | None = None
+    trained_tokens: int | None = None
+    result_files: tuple[str, ...] = ()
+    error: dict[str, Any] | None = None
+    usd: float = 0.0
+    wh: float = 0.0
+    created: str = field(default_factory=now)
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something a job reported: a message, metrics of a step, or a checkpoint."""
+
+    id: str
+    job_id: str
+    type: EventType
+    level: Level
+    message: str
+    data: dict[str, Any] | None = None
+    created: str = field(default_factory=now)
 
 
 @dataclass(frozen=True)
