@@ -285,10 +285,18 @@ def restore(
 
 @app.command()
 @verb
-def tokenizer(project: Any) -> Answer:
+def tokenizer(
+    project: Any,
+    to: Annotated[str | None, typer.Option(help="Also write the tokens for other trainers: parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder that --to writes.")] = None,
+) -> Answer:
     """Train the tokenizer on the training text and encode every row."""
     from wyrmling.flow import stages
 
+    if (to is None) != (out is None):
+        raise UsageError("--to and --out belong together", fix="write --to parquet --out DIR")
+    if to is not None and out is not None:
+        return Answer(*stages.export_tokens(project, to, out))
     return Answer(*stages.tokenizer_answer(stages.tokenizer(project)))
 
 

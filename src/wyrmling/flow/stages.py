@@ -72,10 +72,21 @@ def data_answer(made: Artifact) -> Said:
 
 
 def tokenizer_answer(made: Artifact) -> Said:
-    """The size of the vocabulary and of the token store."""
+    """The size of the vocabulary and of the token store, and bytes per token beside GPT-2."""
+    from wyrmling.tokenizer import efficiency
+
     document = {**made.figures, "artifact": str(made.path), "reused": made.reused}
     figures = "  ".join(f"{name} {value:,}" for name, value in made.figures.items() if isinstance(value, int))
-    return document, f"{_found(made)}  {figures}\n  {made.path}"
+    table = "\n".join(efficiency.lines(made.figures["bytes_per_token"]))
+    return document, f"{_found(made)}  {figures}\n{table}\n  {made.path}"
+
+
+def export_tokens(project: Project, to: str, out: Path) -> Said:
+    """Write the token store in a format for other trainers."""
+    from wyrmling.tokenizer.export import export
+
+    document = export(tokenizer(project).path, to=to, out=out)
+    return document, f"wrote {document['rows']:,} rows, {document['tokens']:,} tokens to {document['path']}"
 
 
 def train_answer(made: list[Artifact]) -> Said:
@@ -91,10 +102,10 @@ def train_answer(made: list[Artifact]) -> Said:
 
 def evaluate_answer(made: Artifact) -> tuple[dict[str, Any], str, int]:
     """Scores, baselines and verdict, and the exit code that the verdict asks for."""
-    from wyrmling.evaluate import accept, report
+    from wyrmling.evaluate import summary, verdict
 
-    code = accept.EXIT_CODES[made.figures["verdict"]["status"]]
-    return report.document(made), f"{_found(made)}  {report.summary(made)}", code
+    code = verdict.EXIT_CODES[made.figures["verdict"]["status"]]
+    return summary.document(made), f"{_found(made)}  {summary.summary(made)}", code
 
 
 def train_document(made: Artifact) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from wyrmling.tokenizer.tokenizer import TOKENIZER_FILE
 
 EXTENSION_FILE = "vocab_extension.json"
 
-# Words are cut by `tokenizers`, at about 3 MB a second; more text hardly changes which pairs are frequent.
-MAX_CORPUS_BYTES = 50_000_000
+# Words are cut by `tokenizers`, at 1 to 3 MB a second; more text hardly changes which pairs are frequent.
+MAX_CORPUS_BYTES = 20_000_000
 # A pair that occurs once says nothing about the next text.
 _MIN_COUNT = 2
 

@@ -94,11 +94,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-class _Shard:
+class Shard:
     """The files of one shard and split, mapped when they are first read."""
 
     def __init__(self, folder: Path, name: str, counts: dict[str, Any], dtype: str) -> None:
-        self._folder, self._name, self._dtypes = folder, name, {"tokens": dtype, "learn": "u1", "tags": "<i2"}
+        self.name = name
+        self._folder, self._dtypes = folder, {"tokens": dtype, "learn": "u1", "tags": "<i2"}
         self.n_rows: int = counts["rows"]
         self.n_tokens: int = counts["tokens"]
         self.n_bytes: int = counts["n_bytes"]
@@ -121,7 +122,7 @@ class _Shard:
             raise CorruptArtifact(f"{path.name} {problem}", where=path, fix=_REPAIR)
 
     def path(self, kind: str) -> Path:
-        return self._folder / f"{self._name}.{kind}"
+        return self._folder / f"{self.name}.{kind}"
 
     def ends(self) -> npt.NDArray[np.int64]:
         return np.fromfile(self.path("ends"), dtype="<u8").astype(np.int64)
@@ -147,7 +148,7 @@ class Rows(Mapping[str, npt.NDArray[Any]]):
     Those of ROWS_SCHEMA, `start` (the first token, within its shard) and `length` (tokens).
     """
 
-    def __init__(self, shards: list[_Shard]) -> None:
+    def __init__(self, shards: list[Shard]) -> None:
         self._shards = shards
         self._columns: dict[str, npt.NDArray[Any]] = {}
 
@@ -185,9 +186,10 @@ class TokenStore:
 
     rows              columns of the rows as numpy arrays, one entry per row
     labels, tag_names the names behind `rows["label"]` and `tags(i)`
+    shards            the files of the split, in the order of the rows
     """
 
-    def __init__(self, folder: Path, split: str, description: dict[str, Any], shards: list[_Shard]) -> None:
+    def __init__(self, folder: Path, split: str, description: dict[str, Any], shards: list[Shard]) -> None:
         self.split = split
         self.vocab_size: int = description["vocab_size"]
         self.tokenizer_sha256: str = description["tokenizer_sha256"]
@@ -197,7 +199,7 @@ class TokenStore:
         self.n_tokens = sum(shard.n_tokens for shard in shards)
         self.n_bytes = sum(shard.n_bytes for shard in shards)
         self.rows: Mapping[str, npt.NDArray[Any]] = Rows(shards)
-        self._shards = shards
+        self.shards = shards
         self._first_rows = np.array(list(accumulate((shard.n_rows for shard in shards), initial=0)))
 
     @classmethod
@@ -220,7 +222,7 @@ class TokenStore:
             )
         dtype = "<u2" if description["dtype"] == "uint16" else "<u4"
         shards = [
-            _Shard(folder, f"{split}-{shard['shard']:05d}", shard["splits"][split], dtype)
+            Shard(folder, f"{split}-{shard['shard']:05d}", shard["splits"][split], dtype)
             for shard in read_shards(folder)
             if split in shard["splits"]
         ]
@@ -235,7 +237,7 @@ class TokenStore:
         """The part of a flat file that belongs to row i; None where its shard has no such file."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        shard = self._shards[int(np.searchsorted(self._first_rows, i, side="right")) - 1]
+        shard = self.shards[int(np.searchsorted(self._first_rows, i, side="right")) - 1]
         if kind not in shard.files:
             return None
         start = int(self.rows["start"][i])
