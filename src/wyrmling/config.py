@@ -125,7 +125,9 @@ class Clean(Section):
     pii: Literal["mask", "keep"] = "mask"
     """Replace e-mail addresses, phone, card and account numbers, IP addresses and keys by placeholders, or keep."""
     region: str = "US"
-    """The country (ISO code) that phone numbers without a prefix belong to."""
+    """The country (ISO code) that phone and identity numbers without a mark of their own belong to."""
+    names: str | None = None
+    """A function "package.module:function" that gives (start, end) of each name in a text, to mask it. None: names stay."""
     min_chars: int = Field(default=1, ge=1)
     """Rows whose text is shorter are dropped, in characters."""
     boilerplate: bool = True
@@ -210,6 +212,11 @@ class Model(Section):
     name of this project."""
     revision: str | None = Field(default=None, min_length=1)
     """The commit, tag or branch of a base from the hub. None: its main branch as it was first downloaded."""
+    preset: Literal["compat", "llama", "palm", "encoder"] | None = None
+    """What to build from scratch: compat (Qwen3's blocks), llama, palm (parallel blocks, one key head) or encoder
+    (ModernBERT). None: compat when a step learns to write, else encoder."""
+    size: str | None = Field(default=None, pattern=r"^[1-9]\d*(\.\d+)?[MB]$")
+    """The weights to start with, such as "20M" or "1B"; layers, width and heads follow. None: from the text."""
     layers: int | None = Field(default=None, ge=1)
     """Transformer blocks. None: from the amount of training text and the budget."""
     width: int | None = Field(default=None, ge=16, multiple_of=16)
@@ -316,6 +323,12 @@ class Evaluate(Section):
     """Also fit and score the cheap baselines on the same rows."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples behind each interval."""
+    answers: int = Field(default=100, ge=0)
+    """Test rows whose answers are written out and compared with the expected ones (tasks answer and summarize); 0: none."""
+    answer_tokens: int = Field(default=64, ge=1)
+    """Tokens of such an answer at most."""
+    overlap: Literal["refuse", "report"] = "refuse"
+    """What to do when a row of `--test FILE` is a training row too: refuse the file, or score with and without such rows."""
 
 
 class Serve(Section):
@@ -331,6 +344,18 @@ class Serve(Section):
     """Tokens generated when a request names no limit."""
     log_prompts: bool = False
     """Keep prompts and answers with the usage records."""
+    max_models: int = Field(default=3, ge=1)
+    """Models in memory at the same time: the one that is served, and fine-tuned ones that are asked for."""
+    max_jobs: int = Field(default=1, ge=0)
+    """Fine-tuning jobs that run at the same time; others wait. 0: none are taken."""
+    max_body_bytes: int = Field(default=1_000_000, ge=1000)
+    """The largest request, in bytes, except for files."""
+    max_upload_bytes: int = Field(default=512_000_000, ge=1000)
+    """The largest file that can be uploaded, in bytes."""
+    timeout_seconds: float = Field(default=600.0, gt=0)
+    """An answer that takes longer is given up with 504."""
+    access_log: str | None = None
+    """A file that gets one JSON line per request, without prompts, answers or keys; "-" is stderr. None: no such log."""
 
 
 class Machine(Section):
