@@ -73,12 +73,23 @@ def test_only_lone_surrogates_become_replacement_characters(tokenizer: Tokenizer
     assert tokenizer.decode(tokenizer.encode(text)) == expected
 
 
-@given(st.binary())
-def test_any_bytes_have_tokens(tokenizer: Tokenizer, data: bytes) -> None:
-    single = {tokenizer.token_bytes(id_): id_ for id_ in range(256)}
-    ids = [single[bytes([byte])] for byte in data]
-    assert b"".join(tokenizer.token_bytes(id_) for id_ in ids) == data
+@given(
+    st.one_of(st.binary(), st.text().map(str.encode), st.builds(bytes.__add__, st.text().map(str.encode), st.binary()))
+)
+def test_any_bytes_come_back(tokenizer: Tokenizer, data: bytes) -> None:
+    ids = tokenizer.encode_bytes(data)
+    assert tokenizer.decode_bytes(ids) == data
     assert tokenizer.decode(ids) == data.decode("utf-8", "replace")
+
+
+@given(st.text())
+def test_bytes_that_are_text_have_the_ids_of_the_text(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.encode_bytes(text.encode()) == tokenizer.encode(text)
+
+
+def test_bytes_need_a_byte_level_vocabulary(wordpiece: Path) -> None:
+    with pytest.raises(BadInput, match="no tokens for bytes"):
+        Tokenizer.load(wordpiece).encode_bytes(b"a")
 
 
 @given(st.lists(st.integers(min_value=-5, max_value=1030), max_size=60))

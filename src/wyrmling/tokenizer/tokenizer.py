@@ -36,6 +36,8 @@ _ROLES = {
 
 
 _SINGLE_BYTE = re.compile("<0x[0-9A-F]{2}>")
+# How Python's surrogateescape writes bytes that are not UTF-8.
+_ESCAPED = re.compile("([\udc80-\udcff]+)")
 
 
 class Tokenizer:
@@ -189,6 +191,25 @@ class Tokenizer:
         clean = [bpe.without_surrogates(text) for text in texts]
         return [encoding.ids for encoding in self._hf.encode_batch_fast(clean, add_special_tokens=False)]
 
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """The ids of any bytes: of text as `encode` has them, and for a byte that is not UTF-8 its own token.
+
+        Raises   BadInput when the vocabulary is not byte-level.
+        """
+        if not self.is_byte_level:
+            raise BadInput("this vocabulary has no tokens for bytes", fix="decode them to text first")
+        ids: list[int] = []
+        for stretch in _ESCAPED.split(data.decode("utf-8", "surrogateescape")):
+            if _ESCAPED.fullmatch(stretch):
+                ids += [self._single_bytes[byte] for byte in stretch.encode("utf-8", "surrogateescape")]
+            else:
+                ids += self.encode(stretch)
+        return ids
+
+    @cached_property
+    def _single_bytes(self) -> dict[int, int]:
+        return {token[0]: id_ for id_, token in enumerate(self._bytes) if len(token) == 1}
+
     def word_text(self, word: str) -> str:
         """What is encoded for one word of a tagged row: with a space before it, where the vocabulary spells spaces."""
         return " " + word if self.is_byte_level else word
@@ -229,8 +250,12 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens have none, and bytes that are not UTF-8 become U+FFFD."""
         if self.is_byte_level:
-            return b"".join(self.token_bytes(id_) for id_ in ids).decode("utf-8", "replace")
+            return self.decode_bytes(ids).decode("utf-8", "replace")
         return str(self._hf.decode(list(ids), skip_special_tokens=True))
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`, in a byte-level vocabulary exactly those that were encoded; special tokens have none."""
+        return b"".join(self.token_bytes(id_) for id_ in ids)
 
     def token_bytes(self, id_: int) -> bytes:
         """The bytes that a token stands for; none for a special token or an id outside the vocabulary."""
