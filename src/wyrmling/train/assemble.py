@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.utils import deterministic
@@ -21,6 +21,7 @@ from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import warn
 from wyrmling.model import folder, sanity
 from wyrmling.model.adapter import Adapters
+from wyrmling.model.design import FamilyName
 from wyrmling.model.heads import Model, stacked_parts, with_head
 from wyrmling.model.memory import keep_freed_memory
 from wyrmling.model.transformer import ModelConfig, padded_vocab
@@ -35,6 +36,7 @@ from wyrmling.train.sizing import Derived, Facts, Shape
 
 # Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass.
 VALIDATION_TOKENS = 8192
+BASE_REASON = "the sizes of the model that training starts from"
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,13 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
         sanity.check(base, [store.tokens(row).tolist() for row in range(min(len(store), 64))], where=job.base)
     same_names = about is not None and (about.labels if head == "classes" else about.tags) == names
     if base.head_name == head and (head in ("next", "masked") or same_names):
-        return base, _shape_of(base)
-    return with_head(base, head, len(names), seed=settings.seed), _shape_of(base)
+        return base, sizing.shape_of(base.config, BASE_REASON)
+    return with_head(base, head, len(names), seed=settings.seed), sizing.shape_of(base.config, BASE_REASON)
 
 
 def _config(shape: Shape, store: TokenStore) -> ModelConfig:
     return ModelConfig(
-        family=shape.family,
+        family=cast(FamilyName, shape.family),
         vocab_size=padded_vocab(shape.vocab_size),
         width=shape.width,
         layers=shape.layers,
@@ -133,23 +135,6 @@ def _config(shape: Shape, store: TokenStore) -> ModelConfig:
         context=shape.context,
         tied=shape.tied,
         tokens=store.vocab_size,
-    )
-
-
-def _shape_of(model: Model) -> Shape:
-    config = model.config
-    return Shape(
-        family="qwen3" if config.causal else "modernbert",
-        vocab_size=config.vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        ffn=config.ffn,
-        context=config.context,
-        tied=config.tied,
-        reasons={"base": "the sizes of the model that training starts from"},
     )
 
 

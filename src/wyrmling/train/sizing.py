@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from wyrmling import config
 from wyrmling.config import Settings, TrainObjective, TrainStep
+from wyrmling.core.errors import BadSetting
 from wyrmling.train.methods import METHODS
+from wyrmling.train.sizes import PRESETS, Kind, Preset, Sized, ffn_of, heads_of, sized, width_per_layer
 
-Family = Literal["qwen3", "modernbert"]
+if TYPE_CHECKING:
+    from wyrmling.model.transformer import ModelConfig
+
 
 # What the rows of each objective look like; causal and masked learn from text of any kind.
 KINDS: dict[TrainObjective, tuple[str, ...]] = {
@@ -65,7 +70,7 @@ class Facts:
 class Shape:
     """A model's sizes; `reasons` says why each derived one is what it is."""
 
-    family: Family
+    family: str
     vocab_size: int
     width: int
     layers: int
@@ -76,12 +81,15 @@ class Shape:
     context: int
     tied: bool
     reasons: dict[str, str] = field(default_factory=dict)
+    causal: bool = True
+    gated: bool = True
+    """The feed-forward layer has three matrices; False: two."""
 
     @property
     def body_parameters(self) -> int:
         """Weights of the blocks' matrices."""
         attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.width * self.ffn)
+        return self.layers * (attention + (3 if self.gated else 2) * self.width * self.ffn)
 
     @property
     def parameters(self) -> int:
@@ -113,9 +121,86 @@ def derive_model(settings: Settings, steps: Iterable[TrainStep], facts: Facts) -
     """The model to start from scratch with, for all of the project's steps."""
     steps = tuple(steps)
     why: dict[str, str] = {}
-    family = _family(steps, why)
-    body = _body_parameters(family, steps, facts, why)
     asked = settings.model
+    kind = _kind(asked.preset, steps, why)
+    if asked.size is None:
+        found = _sizes_for_text(asked, kind, _body_parameters(kind, steps, facts, why), facts, why)
+    else:
+        found = _sizes_by_name(asked.size, asked, kind, facts, why)
+    return Shape(
+        family=kind.family,
+        vocab_size=facts.vocab_size,
+        width=found.width,
+        layers=found.layers,
+        heads=found.heads,
+        kv_heads=found.kv_heads,
+        head_dim=found.width // found.heads,
+        ffn=found.ffn,
+        context=asked.context or _context(steps, facts, why),
+        tied=found.tied,
+        reasons=why,
+        causal=kind.causal,
+        gated=kind.gated,
+    )
+
+
+def shape_of(config: ModelConfig, reason: str) -> Shape:
+    """The sizes of a model that exists."""
+    return Shape(
+        family=config.family,
+        vocab_size=config.vocab_size,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        ffn=config.ffn,
+        context=config.context,
+        tied=config.tied,
+        reasons={"family": reason},
+        causal=config.causal,
+        gated=config.switches.gated,
+    )
+
+
+def _kind(preset: Preset | None, steps: tuple[TrainStep, ...], why: dict[str, str]) -> Kind:
+    """What to build. Raises BadSetting when a step can't learn its objective with the preset that was asked for."""
+    writes = [step.name for step in steps if step.objective in ("causal", "sft")]
+    if preset is None:
+        kind = PRESETS["compat" if writes else "encoder"]
+        why["family"] = f"{kind.what}, because " + ("a step" if writes else "no step") + " learns to write text"
+        return kind
+    kind = PRESETS[preset]
+    wrong = [step.name for step in steps if step.objective == "masked"] if kind.causal else writes
+    if wrong:
+        raise BadSetting(
+            f'model.preset = "{preset}" is {kind.what}, which can\'t learn what train.{wrong[0]} asks for',
+            where="model.preset",
+            fix="choose compat, llama or palm for causal and sft, encoder for masked",
+        )
+    why["family"] = kind.what
+    return kind
+
+
+def _sizes_by_name(size: str, asked: config.Model, kind: Kind, facts: Facts, why: dict[str, str]) -> Sized:
+    """Raises BadSetting when the sizes are also set one by one, or the name is too small for the vocabulary."""
+    if also := [name for name in ("layers", "width", "heads", "kv_heads", "ffn") if getattr(asked, name) is not None]:
+        raise BadSetting(
+            f'model.size = "{size}" decides model.{also[0]} too',
+            where="model.size",
+            fix=f"leave out model.size, or model.{' and model.'.join(also)}",
+        )
+    found = sized(size, kind, facts.vocab_size)
+    why["layers"] = (
+        f'{found.parameters / 1e6:,.1f}M weights, for model.size = "{size}" and a vocabulary of {facts.vocab_size:,}'
+    )
+    why["width"] = f"{found.width / found.layers:.0f} per layer; {width_per_layer(size)} is the aim"
+    why["heads"] = f"{found.width // found.heads} wide each; {found.kv_heads} key heads"
+    why["ffn"] = "8/3 of the width" if kind.gated else "4 times the width"
+    return found
+
+
+def _sizes_for_text(asked: config.Model, kind: Kind, body: float, facts: Facts, why: dict[str, str]) -> Sized:
     # Width 64 per layer: a body of 12 x layers x width^2 = 49,152 x layers^3 weights.
     layers = asked.layers or max(2, round((body / 49_152) ** (1 / 3)))
     if asked.layers is None:
@@ -123,51 +208,26 @@ def derive_model(settings: Settings, steps: Iterable[TrainStep], facts: Facts) -
     width = asked.width or 64 * layers
     if asked.width is None:
         why["width"] = "64 per layer (nanochat's ratio)"
-    heads = asked.heads or _heads(width)
+    heads = asked.heads or heads_of(width, 64)
     if asked.heads is None:
         why["heads"] = "one per 64 of the width, at least 2"
-    ffn = asked.ffn or 16 * round(width * 8 / 3 / 16)
     if asked.ffn is None:
-        why["ffn"] = "8/3 of the width: a gated layer then costs as much as a plain one of 4"
-    context = asked.context or _context(steps, facts, why)
-    return Shape(
-        family=family,
-        vocab_size=facts.vocab_size,
-        width=width,
-        layers=layers,
-        heads=heads,
-        kv_heads=asked.kv_heads or heads,
-        head_dim=width // heads,
-        ffn=ffn,
-        context=context,
-        tied=family == "modernbert",
-        reasons=why,
-    )
+        gated = "8/3 of the width: a gated layer then costs as much as a plain one of 4"
+        why["ffn"] = gated if kind.gated else "4 times the width"
+    ffn = asked.ffn or ffn_of(kind, width)
+    # A quarter of the key heads is for widths that no text asks for here.
+    kv_heads = asked.kv_heads or (1 if kind.keys == "one" else heads)
+    return Sized(layers, width, heads, kv_heads, ffn, tied=kind.tied, parameters=0)
 
 
-def _family(steps: tuple[TrainStep, ...], why: dict[str, str]) -> Family:
-    if any(step.objective in ("causal", "sft") for step in steps):
-        why["family"] = "a decoder (Qwen3), because a step learns to write text"
-        return "qwen3"
-    why["family"] = "a bidirectional encoder (ModernBERT), because no step learns to write text"
-    return "modernbert"
-
-
-def _heads(width: int) -> int:
-    heads = max(2, width // 64)
-    while width % heads or (width // heads) % 2:
-        heads -= 1
-    return heads
-
-
-def _body_parameters(family: Family, steps: tuple[TrainStep, ...], facts: Facts, why: dict[str, str]) -> float:
+def _body_parameters(kind: Kind, steps: tuple[TrainStep, ...], facts: Facts, why: dict[str, str]) -> float:
     """Weights in the blocks, growing with the square root of the text.
 
     Decoder: 1M at 150k tokens, which is 85M at 1G tokens, as nanochat's d12. Encoder: 0.4M, because on Banking77 two
     layers of width 128 did as well as three and as width 192 in a fraction of the time (docs/train.md).
     """
     tokens = max((sum(s.tokens for s in facts.of(step)) for step in steps), default=0)
-    wanted = (1e6 if family == "qwen3" else 4e5) * math.sqrt(max(tokens, 1) / 150_000)
+    wanted = (1e6 if kind.causal else 4e5) * math.sqrt(max(tokens, 1) / 150_000)
     why["parameters"] = f"{tokens:,} training tokens bear about {wanted / 1e6:.2g}M weights in the blocks"
     return wanted
 
