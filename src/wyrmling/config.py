@@ -127,7 +127,7 @@ class Clean(Section):
     region: str = "US"
     """The country (ISO code) that phone and identity numbers without a mark of their own belong to."""
     names: str | None = None
-    """A function "package.module:function" that gives (start, end) of each name in a text, to mask it. None: names stay."""
+    """A function "package.module:function" that finds the names in a text, (start, end) each. None: they stay."""
     min_chars: int = Field(default=1, ge=1)
     """Rows whose text is shorter are dropped, in characters."""
     boilerplate: bool = True
@@ -345,7 +345,7 @@ class Serve(Section):
     log_prompts: bool = False
     """Keep prompts and answers with the usage records."""
     max_models: int = Field(default=3, ge=1)
-    """Models in memory at the same time: the one that is served, and fine-tuned ones that are asked for."""
+    """Fine-tuned models in memory at the same time, beside the one that is served."""
     max_jobs: int = Field(default=1, ge=0)
     """Fine-tuning jobs that run at the same time; others wait. 0: none are taken."""
     max_body_bytes: int = Field(default=1_000_000, ge=1000)

@@ -195,7 +195,9 @@ def _private(settings: Settings, figures: dict[str, Any]) -> str:
         return '## Private data\n\nNot looked for: `data.clean.pii = "keep"`.\n'
     lines = [[kind, count] for kind, count in figures["redactions"].items()]
     found = _table(["type", "masked"], lines) if lines else "None found by pattern.\n"
-    return f"## Private data\n\n{found}\nNames of people and postal addresses are not looked for.\n"
+    names = settings.data.clean.names
+    left = f"Names are those that `{names}` finds; postal" if names else "Names of people and postal"
+    return f"## Private data\n\n{found}\n{left} addresses are not looked for.\n"
 
 
 def _inputs(inputs: dict[str, str]) -> str:

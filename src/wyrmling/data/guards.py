@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from wyrmling.config import Settings
+from wyrmling.config import Clean, Settings
 from wyrmling.core.errors import BadInput, NothingToLearn
 from wyrmling.core.log import say, warn
 from wyrmling.data.rows import Row
@@ -49,13 +49,16 @@ def check(rows: Sequence[Row], settings: Settings) -> None:
         warn(f'no {kind} row is left to test on; add rows, or name a test file as a source with split = "test"')
 
 
-def announce(rows: Sequence[Row]) -> None:
-    """Warn of rules that drop much, and say what was masked."""
+def announce(rows: Sequence[Row], clean: Clean) -> None:
+    """Warn of rules that drop much, and say what was masked and what was not looked for."""
     for line in losses(rows):
         warn(line)
     masked = Counter(kind for row in rows if row.alive for kind in row.redactions)
-    if masked:
-        say("private data masked in rows: " + ", ".join(f"{kind} {count}" for kind, count in sorted(masked.items())))
+    found = ", ".join(f"{kind} {count}" for kind, count in sorted(masked.items()))
+    if clean.pii == "mask" and clean.names is None:
+        found = f"{found or 'none found'}; names of people are not looked for, see data.clean.names"
+    if found:
+        say(f"private data masked in rows: {found}")
 
 
 def losses(rows: Sequence[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Private data in text: found by pattern and checked, replaced by typed placeholders. Names are not found.
+"""Private data in text: found by pattern and checked, replaced by typed placeholders. Names need a function of yours.
 
 `<EMAIL_1>` stands for the same address everywhere in one row. What was found is counted, never kept.
 """
@@ -9,35 +9,33 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from wyrmling.data.credentials import KEY, LONG_RUN, PASSWORD, PRIVATE_KEY
+from wyrmling.data.identity import IDENTITIES, is_identity, luhn
+from wyrmling.data.names import FindNames, no_names
 from wyrmling.data.rows import Row
+from wyrmling.data.spots import Part, Spots
 
 PLACEHOLDER = re.compile(r"<([A-Z]+)_(\d+)>")
 
-PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----.*?(?:-----END (?:[A-Z]+ )*PRIVATE KEY-----|\Z)", re.DOTALL
-)
-CREDENTIAL = re.compile(r"(?<=://)[^\s/:@<>]+:[^\s/@<>]+(?=@)")
-# Token formats as their issuers document them: AWS, GitHub, GitLab, OpenAI, Slack, Google, Stripe; JSON web tokens.
-KEY = re.compile(
-    r"(?<![\w-])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
-    r"|sk-[A-Za-z0-9_-]{20,}|xox[abposr]-[\w-]{10,}|AIza[\w-]{35}|[sr]k_live_\w{16,}"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,})(?![\w-])"
-)
 EMAIL = re.compile(r"(?<![\w.+%-])[A-Za-z0-9_][\w.+%-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])")
 IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
 # These start with the digit itself: the regex engine skips to it, which is many times faster than a lookbehind first.
 CARD = re.compile(
     r"\d(?<![\d.-]\d)(?:\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{3}([ -])\d{6}\2\d{5})(?![\d-]|\.\d)"
 )
-SSN = re.compile(r"\d(?<![\d-]\d)(?<!9)\d\d(?<!000|666)-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
 PHONE_LIKE = re.compile(r"\d(?:[ \u00a0\t().\-/]{0,3}\d){8}")
 IPV4 = re.compile(r"\d(?<![\d.]\d)\d{0,2}(?:\.\d{1,3}){3}(?![\d.]*\d)")
+COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 
-# Visa, Mastercard, American Express, Discover: a number that passes Luhn by chance rarely has these first digits.
-CARD_ISSUER = re.compile(r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|6011|65")
+# Visa, Mastercard, American Express, Discover: few numbers that pass Luhn by chance begin so and are so long.
+CARD_ISSUER = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
+    r"|(?:6011|65\d\d)\d{12,15}"
+)
 IP_CONTEXT = re.compile(
     r"\b(?:ips?|ipv[46]|addr|address(?:es)?|hosts?|hostname|servers?|subnet|gateway|dns|nameserver|ping|clients?|from|ssh|login|port)\b",
     re.IGNORECASE,
@@ -50,44 +48,46 @@ PHONE_CONTEXT = re.compile(
 # Part of a link, a name, a longer number or a sum.
 NOT_BEFORE_PHONE = re.compile(r"(?:[/#^A-Za-z0-9]|[A-Za-z0-9]-)\Z")
 NOT_AFTER_PHONE = re.compile(r"[A-Za-z0-9]|\s*=")
+DECIMAL = re.compile(r"\d{1,3}\.\d{6,}")
 CONTEXT_CHARS, IP_CONTEXT_CHARS = 40, 20
 
 Check = Callable[[str, int, int, str], bool]
 
 
 class Rule(NamedTuple):
-    """A match of `pattern` is private when `check(text, start, end, region)` agrees. No `hint`, no search."""
+    """A match of `pattern` in the parts `where` is private when `check(text, start, end, region)` agrees."""
 
     type: str
     pattern: re.Pattern[str]
-    hint: re.Pattern[str]
+    where: Callable[[Spots], list[Part]]
     check: Check
 
 
-def mask_row(row: Row, region: str) -> None:
+def mask_row(row: Row, region: str, names: FindNames = no_names) -> None:
     """Replace private data in all texts of a row, in place; types and counts go to `row.redactions`."""
     before = row.pieces()
     if row.kind == "tagged":
-        after, counts = _mask_words(before, region)
+        after, counts = _mask_words(before, region, names)
     else:
-        after, counts = mask(before, region)
+        after, counts = mask(before, region, names)
     if counts:
         row.set_pieces(after)
         row.redactions = dict(sorted(counts.items()))
         row.change("pii")
 
 
-def mask(texts: Sequence[str], region: str = "US") -> tuple[list[str], Counter[str]]:
+def mask(texts: Sequence[str], region: str = "US", names: FindNames = no_names) -> tuple[list[str], Counter[str]]:
     """The texts of one row with placeholders for private data, and how many were set, by type.
 
-    region   the country that phone numbers without a prefix belong to, ISO 3166 alpha-2
+    region   the country that phone and identity numbers belong to, ISO 3166 alpha-2
+    names    finds the names of people
     """
-    names = _Names(texts)
-    masked = [_mask_text(text, region, names) for text in texts]
-    return masked, names.counts
+    known = _Placeholders(texts)
+    masked = [_mask_text(text, region, names, known) for text in texts]
+    return masked, known.counts
 
 
-class _Names:
+class _Placeholders:
     """Numbers the values of one row: the same value, the same placeholder."""
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ class _Names:
             for kind, number in PLACEHOLDER.findall(text):
                 self._last[kind] = max(self._last[kind], int(number[:9]))
 
-    def placeholder(self, kind: str, value: str) -> str:
+    def of(self, kind: str, value: str) -> str:
         self.counts[kind] += 1
         key = (kind, re.sub(r"[\s().\-/]", "", value).lower())
         if key not in self._known:
@@ -107,31 +107,31 @@ class _Names:
         return self._known[key]
 
 
-def _mask_text(text: str, region: str, names: _Names) -> str:
+def _mask_text(text: str, region: str, names: FindNames, known: _Placeholders) -> str:
     # A placeholder is shorter than what it replaces, which can bring a word such as "phone" near the next number:
     # go on until nothing more is found, so that masking twice is masking once.
     while True:
-        spans = find(text, region)
+        spans = find(text, region, names)
         if not spans:
             return text
         parts, end = [], 0
         for span in spans:
-            parts += [text[end : span.start], names.placeholder(span.type, text[span.start : span.end])]
+            parts += [text[end : span.start], known.of(span.type, text[span.start : span.end])]
             end = span.end
         text = "".join(parts) + text[end:]
 
 
-def _mask_words(words: list[str], region: str) -> tuple[list[str], Counter[str]]:
+def _mask_words(words: list[str], region: str, names: FindNames) -> tuple[list[str], Counter[str]]:
     """Tagged words keep their number: each word that a span touches becomes the placeholder."""
-    names = _Names(words)
+    known = _Placeholders(words)
     masked = list(words)
     while True:
         text = " ".join(masked)
-        spans = find(text, region)
+        spans = find(text, region, names)
         if not spans:
-            return masked, names.counts
+            return masked, known.counts
         start, at = 0, 0
-        places = [names.placeholder(span.type, text[span.start : span.end]) for span in spans]
+        places = [known.of(span.type, text[span.start : span.end]) for span in spans]
         for number, word in enumerate(list(masked)):
             end = start + len(word)
             while at < len(spans) and spans[at].end <= start:
@@ -147,40 +147,49 @@ class Span(NamedTuple):
     type: str
 
 
-def find(text: str, region: str = "US") -> list[Span]:
-    """Where private data is, in order, without overlaps: the earlier rule of `RULES` wins."""
+def find(text: str, region: str = "US", names: FindNames = no_names) -> list[Span]:
+    """Where private data is, in order, without overlaps: the earlier rule of `RULES` wins, names come last."""
+    spots = Spots(text)
     taken: list[Span] = []
     for rule in RULES:
-        if rule.hint.search(text) is None:
-            continue
-        for start, end in _matches(rule, text, region):
-            if not any(start < span.end and span.start < end for span in taken):
-                taken.append(Span(start, end, rule.type))
+        if parts := rule.where(spots):
+            taken += _free(taken, (Span(*place, rule.type) for place in _matches(rule, text, parts, region)))
+    taken += _free(taken, (Span(start, end, "NAME") for start, end in names(text)))
     if taken:
         # Never inside a placeholder that is already there.
-        marks = [match.span() for match in PLACEHOLDER.finditer(text)]
-        taken = [s for s in taken if not any(s.start < end and start < s.end for start, end in marks)]
+        marks = [Span(*match.span(), "") for match in PLACEHOLDER.finditer(text)]
+        taken = _free(marks, iter(taken))
     return sorted(taken)
 
 
-def _matches(rule: Rule, text: str, region: str) -> Iterator[tuple[int, int]]:
+def _free(taken: Sequence[Span], found: Iterator[Span]) -> list[Span]:
+    """Those of `found` that do not overlap with any that is taken, nor with an earlier one."""
+    free: list[Span] = []
+    for span in found:
+        if not any(span.start < other.end and other.start < span.end for other in (*taken, *free)):
+            free.append(span)
+    return free
+
+
+def _matches(rule: Rule, text: str, parts: Sequence[Part], region: str) -> Iterator[Part]:
     if rule.type == "PHONE":
-        yield from _phones(text, region)
+        yield from _phones(text, parts, region)
         return
-    for match in rule.pattern.finditer(text):
-        if rule.check(text, match.start(), match.end(), region):
-            yield match.span()
+    for begin, end in parts:
+        for match in rule.pattern.finditer(text, begin, end):
+            if rule.check(text, match.start(), match.end(), region):
+                yield match.span()
 
 
-def _phones(text: str, region: str) -> Iterator[tuple[int, int]]:
+def _phones(text: str, parts: Sequence[Part], region: str) -> Iterator[Part]:
     """Valid numbers of at least 9 digits. A bare run of digits counts only near a word such as "call" or "phone":
     2147483648 is a valid number in Dallas."""
     import phonenumbers
 
     known = region if region in phonenumbers.SUPPORTED_REGIONS else None
-    for begin, end in _windows(text):
+    for begin, end in _windows(text, parts):
         for match in phonenumbers.PhoneNumberMatcher(text[begin:end], known):
-            if sum(char.isdigit() for char in match.raw_string) < 9:
+            if sum(char.isdigit() for char in match.raw_string) < 9 or DECIMAL.fullmatch(match.raw_string):
                 continue
             start = begin + match.start
             if NOT_BEFORE_PHONE.search(text[max(0, start - 2) : start]) or NOT_AFTER_PHONE.match(
@@ -191,15 +200,16 @@ def _phones(text: str, region: str) -> Iterator[tuple[int, int]]:
                 yield start, begin + match.end
 
 
-def _windows(text: str) -> Iterator[tuple[int, int]]:
+def _windows(text: str, parts: Sequence[Part]) -> Iterator[Part]:
     """The parts of the text around 9 digits with little between them: the matcher is too slow for whole books."""
     begin, end = 0, 0
-    for match in PHONE_LIKE.finditer(text):
-        if match.start() - CONTEXT_CHARS > end:
-            if end:
-                yield begin, end
-            begin = max(0, match.start() - CONTEXT_CHARS)
-        end = min(len(text), match.end() + CONTEXT_CHARS)
+    for first, last in parts:
+        for match in PHONE_LIKE.finditer(text, first, last):
+            if match.start() - CONTEXT_CHARS > end:
+                if end:
+                    yield begin, end
+                begin = max(0, match.start() - CONTEXT_CHARS)
+            end = min(len(text), match.end() + CONTEXT_CHARS)
     if end:
         yield begin, end
 
@@ -221,16 +231,9 @@ def _is_iban(text: str, start: int, end: int, region: str) -> bool:
 
 
 def _is_card(text: str, start: int, end: int, region: str) -> bool:
-    """An issuer's first digits and the Luhn checksum (ISO/IEC 7812-1)."""
-    digits = [int(char) for char in text[start:end] if char.isdigit()]
-    if not 13 <= len(digits) <= 19 or CARD_ISSUER.match("".join(map(str, digits))) is None:
-        return False
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
-
-
-def _is_social_security(text: str, start: int, end: int, region: str) -> bool:
-    return region == "US"
+    """An issuer's first digits and length, and the Luhn checksum."""
+    digits = "".join(str(int(char)) for char in text[start:end] if char.isdigit())
+    return CARD_ISSUER.fullmatch(digits) is not None and luhn(digits)
 
 
 def _is_ip(text: str, start: int, end: int, region: str) -> bool:
@@ -251,15 +254,28 @@ def _is_ip(text: str, start: int, end: int, region: str) -> bool:
     )
 
 
+def _colons(spots: Spots) -> list[Part]:
+    return spots.everywhere if COLONS.search(spots.text) else []
+
+
+def _private_keys(spots: Spots) -> list[Part]:
+    return spots.everywhere if "PRIVATE KEY" in spots.text else []
+
+
+def _long_words(spots: Spots) -> list[Part]:
+    # The longest that comes before the run itself is "AccountKey=" and half a key.
+    return spots.long_words(LONG_RUN, 110, 110)
+
+
 RULES = (
-    Rule("PRIVATEKEY", PRIVATE_KEY, re.compile("PRIVATE KEY"), _always),
-    Rule("CREDENTIAL", CREDENTIAL, re.compile("@"), _always),
-    Rule("KEY", KEY, re.compile("AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|sk-|xox|AIza|k_live_|eyJ"), _always),
-    Rule("EMAIL", EMAIL, re.compile("@"), _always),
-    Rule("IBAN", IBAN, re.compile(r"[A-Z]{2}\d{2}"), _is_iban),
-    Rule("CARD", CARD, re.compile(r"\d{4}"), _is_card),
-    Rule("SSN", SSN, re.compile(r"\d{3}-\d{2}-\d{4}"), _is_social_security),
-    Rule("IP", IPV4, re.compile(r"\d\.\d{1,3}\."), _is_ip),
-    Rule("IP", IPV6, re.compile(r"[0-9A-Fa-f]?:[0-9A-Fa-f]*:"), _is_ip),
-    Rule("PHONE", PHONE_LIKE, PHONE_LIKE, _always),
+    Rule("PRIVATEKEY", PRIVATE_KEY, _private_keys, _always),
+    Rule("CREDENTIAL", PASSWORD, lambda spots: spots.at, _always),
+    Rule("KEY", KEY, _long_words, _always),
+    Rule("EMAIL", EMAIL, lambda spots: spots.at, _always),
+    Rule("IBAN", IBAN, lambda spots: spots.numbers, _is_iban),
+    Rule("CARD", CARD, lambda spots: spots.numbers, _is_card),
+    *(Rule(one.type, one.pattern, lambda spots: spots.numbers, partial(is_identity, one)) for one in IDENTITIES),
+    Rule("IP", IPV4, lambda spots: spots.digits, _is_ip),
+    Rule("IP", IPV6, _colons, _is_ip),
+    Rule("PHONE", PHONE_LIKE, lambda spots: spots.numbers, _always),
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 from wyrmling.config import Clean
 from wyrmling.core.errors import BadSetting
+from wyrmling.data import names
 from wyrmling.data.boilerplate import Boilerplate, shared_lines
 from wyrmling.data.clean import clean_row, drop_running_heads, repair_surrogates
 from wyrmling.data.dedup import digest
@@ -18,8 +20,11 @@ from wyrmling.data.rows import Row
 from wyrmling.data.shapes import join_turns
 
 
-def check(clean: Clean) -> None:
-    """Raises BadSetting for rules, languages and regions that do not exist."""
+def check(clean: Clean, root: Path) -> None:
+    """Raises BadSetting for rules, languages, regions and functions that do not exist.
+
+    root   the project folder, where functions in files of the project are found
+    """
     for rule in clean.restore:
         if rule not in RESTORABLE:
             near = difflib.get_close_matches(rule, RESTORABLE, n=1)
@@ -31,6 +36,8 @@ def check(clean: Clean) -> None:
     check_languages(clean.languages)
     if clean.pii == "mask":
         _check_region(clean.region)
+        names.reach(root)
+        names.finder(clean.names)
 
 
 def _check_region(region: str) -> None:
@@ -43,9 +50,9 @@ def _check_region(region: str) -> None:
         )
 
 
-def tidy(rows: Sequence[Row], clean: Clean) -> None:
+def tidy(rows: Sequence[Row], clean: Clean, root: Path) -> None:
     """All of it for rows that are in memory, in place; the stage does the same shard by shard."""
-    check(clean)
+    check(clean, root)
     make_whole(rows, clean)
     finish(rows, clean, shared_lines(rows) if removes_boilerplate(clean) else Boilerplate())
 
@@ -102,7 +109,7 @@ def _finish(row: Row, clean: Clean) -> None:
         row.language = language_of(row.body)
     fit = row.held_out or not _is_unfit(row, clean)
     if fit and clean.pii == "mask":
-        mask_row(row, clean.region)
+        mask_row(row, clean.region, names.finder(clean.names))
 
 
 def _is_unfit(row: Row, clean: Clean) -> bool:
