@@ -28,7 +28,7 @@ WITHOUT_TORCH = [
     "wyrmling.config",
     *(f"wyrmling.{p}" for p in ("core", "data", "tokenizer", "feedback", "flow")),
 ]
-WITHOUT_TORCH += [f"wyrmling.evaluate.{m}" for m in ("metrics", "statistics", "baselines", "accept", "report")]
+WITHOUT_TORCH += [f"wyrmling.evaluate.{m}" for m in ("metrics", "statistics", "baselines", "accept", "verdict", "report", "measure")]
 
 
 def part_of(module: str) -> str | None:

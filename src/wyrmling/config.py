@@ -324,11 +324,11 @@ class Evaluate(Section):
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples behind each interval."""
     answers: int = Field(default=100, ge=0)
-    """Test rows whose answers are written out and compared with the expected ones (tasks answer and summarize); 0: none."""
+    """Test rows whose answers are written out and compared with the expected ones (answer, summarize); 0: none."""
     answer_tokens: int = Field(default=64, ge=1)
     """Tokens of such an answer at most."""
     overlap: Literal["refuse", "report"] = "refuse"
-    """What to do when a row of `--test FILE` is a training row too: refuse the file, or score with and without such rows."""
+    """What to do when rows of `--test FILE` are training rows too: refuse the file, or score with and without them."""
 
 
 class Serve(Section):

@@ -7,9 +7,11 @@ import pytest
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.evaluate import accept
-from wyrmling.evaluate.accept import Status, judge, parse
-from wyrmling.evaluate.outcomes import ClassOutcome, Score
+from wyrmling.evaluate.accept import parse
+from wyrmling.evaluate.class_outcome import ClassOutcome
+from wyrmling.evaluate.outcomes import Score
 from wyrmling.evaluate.statistics import Difference
+from wyrmling.evaluate.verdict import Status, judge
 
 
 def score(value: float | None, low: float | None = None, high: float | None = None, se: float = 0.01) -> Score:
@@ -20,7 +22,7 @@ def test_every_part_of_a_line_is_read() -> None:
     (one,) = parse(["recall[lost or stolen] >= 0.8"], "classify")
     assert (one.metric, one.label, one.op, one.threshold, one.point) == ("recall", "lost or stolen", ">=", 0.8, False)
     (two,) = parse(["  macro_f1>baseline.tfidf + 0.01 @point"], "classify")
-    assert (two.metric, two.op, two.baseline, two.threshold, two.point) == ("macro_f1", ">", "tfidf", 0.01, True)
+    assert (two.metric, two.op, two.against, two.threshold, two.point) == ("macro_f1", ">", "tfidf", 0.01, True)
     assert [c.threshold for c in parse(["bpb <= 1.3", "latency_p95_ms < 2e2"], "complete")] == [1.3, 200]
     assert parse(["accuracy >= baseline.tfidf - 0.02"], "classify")[0].threshold == -0.02
 

@@ -11,15 +11,18 @@ from seqeval.metrics import classification_report
 from seqeval.metrics import f1_score as seqeval_f1
 from sklearn import metrics as judge
 
-from wyrmling.evaluate import metrics
-from wyrmling.evaluate.outcomes import ClassOutcome, TagOutcome, TextOutcome
+from wyrmling.evaluate import calibration, entities, metrics
+from wyrmling.evaluate.class_outcome import ClassOutcome
+from wyrmling.evaluate.outcomes import scores
+from wyrmling.evaluate.tag_outcome import TagOutcome
+from wyrmling.evaluate.text_outcome import TextOutcome
 
 GOLD = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
 PREDICTED = np.array([0, 1, 0, 1, 1, 2, 0, 2, 4, 2])
 
 
 def values(outcome: ClassOutcome | TagOutcome | TextOutcome) -> dict[str, float]:
-    return {name: score.value for name, score in outcome.scores().items() if score.value is not None}
+    return {name: score.value for name, score in scores(outcome).items() if score.value is not None}
 
 
 def test_golden_values_of_a_small_case() -> None:
@@ -71,9 +74,9 @@ def test_scores_of_probabilities_equal_scikit_learn(seed: int) -> None:
 def test_golden_log_loss_and_brier() -> None:
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.2, 0.5, 0.3]])
     gold = np.array([0, 1, 2, 2])
-    assert metrics.log_losses(gold, p).mean() == pytest.approx(0.675021, abs=1e-6)
-    assert metrics.brier_scores(gold, p).mean() == pytest.approx(0.38)
-    assert metrics.log_losses(np.array([1]), np.array([[1.0, 0.0]]))[0] == pytest.approx(36.04, abs=0.01)
+    assert calibration.log_losses(gold, p).mean() == pytest.approx(0.675021, abs=1e-6)
+    assert calibration.brier_scores(gold, p).mean() == pytest.approx(0.38)
+    assert calibration.log_losses(np.array([1]), np.array([[1.0, 0.0]]))[0] == pytest.approx(36.04, abs=0.01)
 
 
 def test_a_missing_prediction_is_wrong_and_counted() -> None:
@@ -90,17 +93,19 @@ def test_calibration_bins_hold_equal_numbers_of_rows_and_sum_to_the_error() -> N
     rng = np.random.default_rng(0)
     confidence = rng.beta(6, 1, 1003)
     right = rng.random(1003) < confidence
-    bins = metrics.reliability(confidence, right)
+    bins = calibration.reliability(confidence, right)
     assert bins.rows.sum() == 1003
     assert bins.rows.max() - bins.rows.min() <= 1
     by_hand = sum(abs(confidence[bins.bin_N == b].sum() - right[bins.bin_N == b].sum()) for b in range(10)) / 1003
     gaps = np.bincount(bins.bin_N, confidence - right)
-    assert float(metrics.ece(gaps, 1003)) == pytest.approx(by_hand)
+    assert float(calibration.ece(gaps, 1003)) == pytest.approx(by_hand)
 
 
 def test_a_calibrated_model_shows_the_error_that_the_null_predicts() -> None:
     confidence = np.random.default_rng(1).beta(6, 1, 300)
-    mean, high = metrics.ece_by_chance(confidence, metrics.reliability(confidence, confidence > 0).bin_N, 400, 0)
+    mean, high = calibration.ece_by_chance(
+        confidence, calibration.reliability(confidence, confidence > 0).bin_N, 400, 0
+    )
     # 0.044 and 0.063 were measured for this case by another program.
     assert mean == pytest.approx(0.044, abs=0.006)
     assert high == pytest.approx(0.063, abs=0.010)
@@ -116,7 +121,7 @@ def test_entities_equal_seqeval_on_any_tags(seed: int) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 15, int(rng.integers(1, 8)))
     gold, predicted = ([random_tags(rng, int(n)) for n in lengths] for _ in range(2))
-    types = metrics.entity_types(gold, predicted)
+    types = entities.entity_types(gold, predicted)
     outcome = TagOutcome(gold, predicted, types, resamples=100)
     found = values(outcome)
     with warnings.catch_warnings():
@@ -125,9 +130,9 @@ def test_entities_equal_seqeval_on_any_tags(seed: int) -> None:
     assert found["entity_f1"] == pytest.approx(expected["micro avg"]["f1-score"], abs=1e-12)
     assert found["entity_precision"] == pytest.approx(expected["micro avg"]["precision"], abs=1e-12)
     assert found["entity_recall"] == pytest.approx(expected["micro avg"]["recall"], abs=1e-12)
-    for kind, scores in outcome.per_class().items():
-        assert scores["f1"].value == pytest.approx(expected[kind]["f1-score"], abs=1e-12)
-        assert scores["precision"].value == pytest.approx(expected[kind]["precision"], abs=1e-12)
+    for kind, of_type in outcome.per_class().items():
+        assert of_type["f1"].value == pytest.approx(expected[kind]["f1-score"], abs=1e-12)
+        assert of_type["precision"].value == pytest.approx(expected[kind]["precision"], abs=1e-12)
 
 
 def test_golden_entities() -> None:
@@ -139,15 +144,15 @@ def test_golden_entities() -> None:
 
 
 def test_without_entities_the_score_is_undefined_not_zero() -> None:
-    scores = TagOutcome([["O", "O"]], [["O", "O"]], ["PER"], resamples=100).scores()
-    assert scores["entity_f1"].value is None
-    assert scores["entity_f1"].note == "the test rows have no entities"
-    assert scores["token_accuracy"].value == 1.0
+    found = scores(TagOutcome([["O", "O"]], [["O", "O"]], ["PER"], resamples=100))
+    assert found["entity_f1"].value is None
+    assert found["entity_f1"].note == "the test rows have no entities"
+    assert found["token_accuracy"].value == 1.0
 
 
 def test_a_sentence_with_too_few_tags_is_refused() -> None:
     with pytest.raises(ValueError, match="sentence 0: 1 predicted tags for 2 words"):
-        metrics.entity_counts([["O", "O"]], [["O"]], ["PER"])
+        entities.entity_counts([["O", "O"]], [["O"]], ["PER"])
 
 
 def test_uniform_bytes_cost_eight_bits() -> None:
@@ -166,7 +171,7 @@ def test_text_scores_follow_from_sums_over_documents() -> None:
 
 
 def test_signatures_tell_variants_apart() -> None:
-    scores = ClassOutcome(list("abcd"), GOLD, np.minimum(PREDICTED, 3), resamples=100).scores()
-    assert scores["macro_f1"].signature == "macro_f1|labels:4|avg:macro|zero:0|v:1"
-    signatures = [score.signature for score in scores.values()]
+    found = scores(ClassOutcome(list("abcd"), GOLD, np.minimum(PREDICTED, 3), resamples=100))
+    assert found["macro_f1"].signature == "macro_f1|labels:4|avg:macro|zero:0|v:1"
+    signatures = [score.signature for score in found.values()]
     assert len(set(signatures)) == len(signatures)

@@ -1,4 +1,4 @@
-"""The report is one well-formed file without network, scripts or unescaped rows, and shows what was found."""
+"""The report is one well-formed file without network or unescaped rows, and shows what was found."""
 
 from __future__ import annotations
 
@@ -58,17 +58,21 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(make: Make, task
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
-    assert not checker.tags & {"script", "link", "img", "iframe", "object", "form"}
+    assert not checker.tags & {"link", "img", "iframe", "object", "form"}
     assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
     assert not [name for name, _ in checker.attributes if name in ("src", "href", "style") or name.startswith("on")]
 
 
-def test_the_policy_allows_exactly_the_style_sheet_of_the_page(make: Make) -> None:
+def test_the_policy_allows_exactly_the_style_sheet_and_the_script_of_the_page(make: Make) -> None:
     page = page_of(make, "classify")
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert f"default-src 'none'; style-src 'sha256-{digest}'" in page
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert style is not None and script is not None
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(one[1].encode()).digest()).decode() for one in (style, script)
+    )
+    assert f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'" in page
+    assert "innerHTML" not in script[1] and "eval(" not in script[1]
     assert "prefers-color-scheme: dark" in style[1] and "@media print" in style[1]
 
 
@@ -92,7 +96,8 @@ def test_the_page_shows_verdict_baselines_confusions_classes_errors_and_cost(mak
     ):
         assert part in page
     assert '<span class="verdict FAIL">FAIL</span> <code>macro_f1 &gt;= 0.9</code>' in page
-    assert "tfidf" in page and "McNemar exact" in page
+    # The rows of this project are near-duplicates of each other.
+    assert "tfidf" in page and "paired by cluster" in page
 
 
 def test_tags_and_texts_have_their_own_parts(make: Make) -> None:

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from wyrmling import config
 from wyrmling.core.artifact import open_artifact
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.evaluate import report, run, tasks
+from wyrmling.evaluate import run, summary, tasks
 
 # The fixture of conftest.py.
 Make = Callable[..., Any]
@@ -57,10 +57,10 @@ def test_a_second_run_finds_the_first_without_torch(make: Make) -> None:
     code = (
         "import sys; from pathlib import Path; from wyrmling import config;"
         "from wyrmling.core.artifact import open_artifact;"
-        "from wyrmling.evaluate import run, report;"
+        "from wyrmling.evaluate import run, summary;"
         f"project = config.load(Path({str(project.root)!r}), ['objective.accept=[]']);"
         f"made = run.run(project, open_artifact(Path({str(data.path)!r})), Path({str(model)!r}));"
-        "report.summary(made);"
+        "summary.summary(made);"
         "print(made.reused, [m for m in ('torch', 'sklearn', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -205,11 +205,11 @@ def test_baselines_can_be_left_out(make: Make) -> None:
 def test_the_summary_shows_value_interval_baselines_and_verdict(make: Make) -> None:
     project, data, model = make("classify", ("macro_f1 >= 0.9", "accuracy >= baseline.majority - 0.5"))
     made = run.run(project, data, model)
-    text = report.summary(made)
+    text = summary.summary(made)
     score = made.figures["metrics"]["macro_f1"]
     assert f"{score['value']:.4f}" in text and f"{score['low']:.4f} to {score['high']:.4f}" in text
     assert "tfidf" in text and "model -" in text
     assert "FAIL  macro_f1 >= 0.9" in text
     assert str(made.path / "report.html") in text
-    assert report.document(made)["report"] == str(made.path / "report.html")
+    assert summary.document(made)["report"] == str(made.path / "report.html")
     assert open_artifact(made.path).figures == made.figures

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wyrmling.evaluate import metrics, statistics
-from wyrmling.evaluate.outcomes import ClassOutcome, TagOutcome, TextOutcome
+from wyrmling.evaluate import metrics, power, resampling, statistics
+from wyrmling.evaluate.class_outcome import ClassOutcome
+from wyrmling.evaluate.outcomes import scores
+from wyrmling.evaluate.tag_outcome import TagOutcome
+from wyrmling.evaluate.text_outcome import TextOutcome
 
 
 @pytest.mark.parametrize(
@@ -70,17 +73,17 @@ def test_few_answers_have_no_upper_bound_of_the_95th_percentile() -> None:
 
 def test_rows_to_prove_a_proportion_are_the_first_that_do() -> None:
     for target in (0.5, 0.8, 0.9, 0.95, 0.99):
-        n = statistics.rows_to_prove(target)
-        assert statistics.highest_provable(n) >= target > statistics.highest_provable(n - 1)
-    assert statistics.rows_to_prove(0.95) == 73
-    assert statistics.highest_provable(40) == pytest.approx(0.912, abs=5e-4)
+        n = power.rows_to_prove(target)
+        assert power.highest_provable(n) >= target > power.highest_provable(n - 1)
+    assert power.rows_to_prove(0.95) == 73
+    assert power.highest_provable(40) == pytest.approx(0.912, abs=5e-4)
     with pytest.raises(ValueError, match="can't be proven"):
-        statistics.rows_to_prove(1.0)
+        power.rows_to_prove(1.0)
 
 
 def test_rows_needed_shrink_with_the_gap() -> None:
-    assert statistics.rows_needed(100, 0.03, 0.9, 0.9) is None
-    near, far = (statistics.rows_needed(100, 0.03, 0.9, t) for t in (0.89, 0.85))
+    assert power.rows_needed(100, 0.03, 0.9, 0.9) is None
+    near, far = (power.rows_needed(100, 0.03, 0.9, t) for t in (0.89, 0.85))
     assert near is not None and far is not None
     assert near > far >= 100
     assert near == math.ceil(100 * (statistics.POWER_80 * 0.03 / (0.9 - 0.89)) ** 2)
@@ -90,15 +93,15 @@ def test_ratio_error_equals_the_bootstrap() -> None:
     rng = np.random.default_rng(0)
     size = rng.integers(20, 400, 500).astype(float)
     nats = size * rng.gamma(4, 0.3, 500)
-    weights = np.concatenate(list(statistics.resamples(np.ones(500, dtype=np.int64), 4000, 0)))
+    weights = np.concatenate(list(resampling.resamples(np.ones(500, dtype=np.int64), 4000, 0)))
     resampled = (weights @ nats) / (weights @ size)
     assert statistics.ratio_se(nats, size) == pytest.approx(resampled.std(), rel=0.05)
 
 
 def test_both_ways_of_resampling_agree_in_mean_and_spread() -> None:
     rows = np.array([50, 30, 20], dtype=np.int64)
-    folded = np.concatenate(list(statistics.resamples(rows, 4000, 0)))
-    single = np.concatenate(list(statistics.resamples(np.ones(100, dtype=np.int64), 4000, 0)))
+    folded = np.concatenate(list(resampling.resamples(rows, 4000, 0)))
+    single = np.concatenate(list(resampling.resamples(np.ones(100, dtype=np.int64), 4000, 0)))
     unfolded = np.stack([single[:, :50].sum(1), single[:, 50:80].sum(1), single[:, 80:].sum(1)], axis=1)
     assert (folded.sum(1) == 100).all() and (unfolded.sum(1) == 100).all()
     assert folded.mean(0) == pytest.approx(rows, rel=0.02)
@@ -109,21 +112,21 @@ def test_intervals_are_the_same_on_every_call() -> None:
     rng = np.random.default_rng(0)
     gold, predicted = rng.integers(0, 5, 300), rng.integers(0, 5, 300)
     outcomes = [ClassOutcome(list("abcde"), gold, predicted) for _ in range(2)]
-    assert outcomes[0].scores() == outcomes[1].scores()
+    assert scores(outcomes[0]) == scores(outcomes[1])
 
 
 def test_too_few_rows_per_class_print_no_interval_and_say_why() -> None:
     gold = np.arange(20) % 10
-    score = ClassOutcome([str(i) for i in range(10)], gold, gold).scores()["macro_f1"]
+    score = ClassOutcome([str(i) for i in range(10)], gold, gold).score("macro_f1")
     assert (score.low, score.high) == (None, None)
     assert score.note is not None and "20 rows for 10 classes" in score.note
 
 
 def test_all_right_is_no_proof_of_perfection() -> None:
     gold = np.arange(100) % 5
-    score = ClassOutcome(list("abcde"), gold, gold).scores()["macro_f1"]
+    score = ClassOutcome(list("abcde"), gold, gold).score("macro_f1")
     assert score.value == score.high == 1.0
-    assert score.low == pytest.approx(statistics.highest_provable(100))
+    assert score.low == pytest.approx(power.highest_provable(100))
 
 
 def draw(rng: np.random.Generator, n: int, classes: int, right: float) -> tuple[np.ndarray, np.ndarray]:
@@ -149,11 +152,10 @@ def test_intervals_hold_the_truth_about_95_times_in_100() -> None:
     for _ in range(300):
         chosen = rng.integers(0, len(gold), 400)
         one = ClassOutcome(population.labels, gold[chosen], predicted[chosen], resamples=400)
-        scores = one.scores()
         f1 = one.per_class()["3"]["f1"]
-        hits["macro_f1"] += covered(truth, scores["macro_f1"].low, scores["macro_f1"].high)
-        hits["accuracy"] += covered(0.85, scores["accuracy"].low, scores["accuracy"].high)
-        hits["mcc"] += covered(mcc, scores["mcc"].low, scores["mcc"].high)
+        for name, true in (("macro_f1", truth), ("accuracy", 0.85), ("mcc", mcc)):
+            score = one.score(name)
+            hits[name] += covered(true, score.low, score.high)
         hits["f1[3]"] += covered(class_truth, f1.low, f1.high)
     for name, count in hits.items():
         assert 0.91 <= count / 300 <= 0.99, (name, count / 300)
@@ -180,7 +182,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     new = np.where(rng.random(1000) < 0.10, gold, old)
     outcomes = [ClassOutcome([str(i) for i in range(10)], gold, p) for p in (new, old)]
     difference = outcomes[0].difference(outcomes[1], "macro_f1")
-    scores = [outcome.scores()["macro_f1"] for outcome in outcomes]
+    scores = [outcome.score("macro_f1") for outcome in outcomes]
     assert scores[0].se is not None and scores[1].se is not None
     assert difference.value == pytest.approx((scores[0].value or 0) - (scores[1].value or 0))
     assert difference.se < math.hypot(scores[0].se, scores[1].se) / 2
@@ -207,7 +209,7 @@ def test_one_row_can_show_no_difference() -> None:
     new, old = (ClassOutcome(["a", "b"], gold, np.array([p]), resamples=100) for p in (0, 1))
     assert new.difference(old, "macro_f1").p == 1.0
     assert new.difference(old, "accuracy").low is None
-    assert TextOutcome(np.ones(1), np.ones(1)).scores()["bpb"].note == "one row has no interval"
+    assert TextOutcome(np.ones(1), np.ones(1)).score("bpb").note == "one row has no interval"
 
 
 def test_systems_that_differ_on_every_row_are_told_apart_by_the_sign_test() -> None:
@@ -215,5 +217,5 @@ def test_systems_that_differ_on_every_row_are_told_apart_by_the_sign_test() -> N
     new, old = (ClassOutcome(["a", "b"], gold, p, resamples=100) for p in (gold, 1 - gold))
     difference = new.difference(old, "macro_f1")
     assert (difference.value, difference.high, difference.test) == (1.0, 1.0, "sign test")
-    assert difference.low == pytest.approx(statistics.highest_provable(40))
-    assert old.difference(new, "macro_f1").high == pytest.approx(-statistics.highest_provable(40))
+    assert difference.low == pytest.approx(power.highest_provable(40))
+    assert old.difference(new, "macro_f1").high == pytest.approx(-power.highest_provable(40))

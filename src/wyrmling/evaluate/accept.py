@@ -1,7 +1,8 @@
-"""`objective.accept`: conditions a model must meet, checked before training, judged after it by interval, not by luck.
+"""`objective.accept`: the conditions a model must meet, as they are written.
 
-A line is `metric[label] OP value`, such as `macro_f1 >= 0.88`, `recall[lost_card] >= 0.8`, `latency_p95_ms <= 200` or
-`macro_f1 > baseline.tfidf + 0.01`. OP is >=, <=, > or <. A trailing `@point` decides on the point value and says so.
+A line is `metric OP value`, `metric[label] OP value` or `metric[column=value] OP value`, such as `macro_f1 >= 0.88`,
+`recall[lost_card] >= 0.8`, `accuracy[length=long] >= 0.7`, `latency_p95_ms <= 200`, `macro_f1 > baseline.tfidf + 0.01`
+or `macro_f1 >= champion - 0.02`. OP is >=, <=, > or <. A trailing `@point` decides on the point value and says so.
 """
 
 from __future__ import annotations
@@ -11,160 +12,171 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
-from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.evaluate import metrics, statistics
-from wyrmling.evaluate.outcomes import Score
-from wyrmling.evaluate.statistics import Difference
-
-Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-EXIT_CODES: dict[Status, int] = {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}
-# Above this a test can't reasonably be enlarged: the threshold has to move.
-MOST_ROWS = 100_000
+from wyrmling.core.errors import BadSetting
+from wyrmling.evaluate import answers, metrics, power
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _LINE = re.compile(
-    r"^\s*(?P<metric>\w+)\s*(?:\[(?P<label>.*)\])?\s*(?P<op>>=|<=|>|<)\s*(?P<value>.+?)\s*(?P<point>@point)?\s*$"
+    r"^\s*(?P<metric>\w+)\s*(?:\[(?P<part>.*)\])?\s*(?P<op>>=|<=|>|<)\s*(?P<value>.+?)\s*(?P<point>@point)?\s*$"
 )
-_BASELINE = re.compile(r"^baseline\.(?P<name>\w+)\s*(?:(?P<sign>[+-])\s*(?P<margin>[0-9.eE+-]+))?$")
+_AGAINST = re.compile(r"^(?:baseline\.(?P<name>\w+)|(?P<champion>champion))\s*(?:(?P<sign>[+-])\s*(?P<margin>.+))?$")
+CHAMPION = "champion"
+EVERY = "*"
 
-COST = ("latency_p50_ms", "latency_p95_ms", "model_mb", "wh_per_1k", "usd_per_1k")
-# What each task can be asked for; names in brackets take a [label].
+SPEED = ("latency_p50_ms", "latency_p95_ms", "rows_per_s")
+COST = (*SPEED, "model_mb", "memory_mb", "wh_per_1k", "usd_per_1k", "gco2e_per_1k")
+# What each task can be asked for.
 OVERALL: dict[str, tuple[str, ...]] = {
     "classify": (*metrics.CLASSIFY, *metrics.PROBABILITY),
     "tag": (*metrics.TAG, "token_accuracy"),
     "complete": metrics.TEXT,
     "chat": metrics.TEXT,
-    "answer": metrics.TEXT,
-    "summarize": metrics.TEXT,
+    "answer": (*metrics.TEXT, *answers.NAMES),
+    "summarize": (*metrics.TEXT, *answers.NAMES),
 }
 SLICED_TASKS = ("classify", "tag")
-# The baselines a task has, cheapest first, and the metrics a paired difference is known for.
+# The baselines a task has, cheapest first, and the metrics a paired difference to them is known for.
 BASELINES: dict[str, tuple[str, ...]] = {
     "classify": ("majority", "tfidf"),
     "tag": ("frequent_tag", "crf"),
-    "complete": ("unigram", "five_gram"),
-    "chat": ("unigram", "five_gram"),
-    "answer": ("unigram", "five_gram"),
-    "summarize": ("unigram", "five_gram"),
+    **dict.fromkeys(("complete", "chat", "answer", "summarize"), ("unigram", "five_gram")),
 }
 COMPARABLE: dict[str, tuple[str, ...]] = {
     "classify": tuple(metrics.CLASSIFY),
     "tag": (*metrics.TAG, "token_accuracy"),
     **dict.fromkeys(("complete", "chat", "answer", "summarize"), ("bpb",)),
 }
+# What the champion can be compared in beyond that: it gives probabilities, and answers, too.
+WITH_CHAMPION: dict[str, tuple[str, ...]] = {
+    **COMPARABLE,
+    "classify": (*metrics.CLASSIFY, "log_loss", "brier"),
+    "answer": ("bpb", *answers.NAMES),
+    "summarize": ("bpb", *answers.NAMES),
+}
+# The columns that rows can be sliced by; the values of `length` are always these.
+LENGTHS = ("short", "medium", "long")
+COLUMNS = ("length", "language", "source", "kind", "near_train", "label")
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One parsed line of objective.accept. `threshold` is a number, or a margin over `baseline` when that is named."""
+    """One parsed line of objective.accept.
+
+    label, part   the label, or the (column, value) of the rows, that the metric is asked of; None: of all
+    threshold     a number, or a margin over `against` when that is named: a baseline, or "champion"
+    """
 
     text: str
     metric: str
     label: str | None
+    part: tuple[str, str] | None
     op: str
     threshold: float
-    baseline: str | None = None
+    against: str | None = None
     point: bool = False
 
     @property
     def name(self) -> str:
-        return self.metric if self.label is None else f"{self.metric}[{self.label}]"
-
-
-@dataclass(frozen=True)
-class Line:
-    """The verdict on one criterion. `rows_needed`: test rows that would settle it; None: settled, or none would."""
-
-    criterion: str
-    status: Status
-    reason: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    rows_needed: int | None = None
+        inside = self.label if self.part is None else "=".join(self.part)
+        return self.metric if inside is None else f"{self.metric}[{inside}]"
 
     @property
-    def text(self) -> str:
-        """The line for a person: PASS  macro_f1 >= 0.88: 0.91 [0.9, 0.92]"""
-        return f"{self.status}  {self.criterion}: {self.reason}"
+    def higher_is_better(self) -> bool:
+        return self.op in (">=", ">")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Any FAIL is FAIL; else any INCONCLUSIVE is INCONCLUSIVE; else PASS."""
-
-    status: Status
-    lines: tuple[Line, ...]
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES[self.status]
-
-    def as_dict(self) -> dict[str, Any]:
-        lines = [{"text": line.text, **asdict(line)} for line in self.lines]
-        return {"status": self.status, "lines": lines}
+Values = Mapping[str, Sequence[str]]
+"""The values of each column that the test rows can be sliced by."""
 
 
-def parse(lines: Iterable[str], task: str, labels: Sequence[str] | None = None) -> list[Criterion]:
-    """The criteria of a project, checked against the task and, where they are known, its labels or entity types.
+def parse(
+    lines: Iterable[str], task: str, labels: Sequence[str] | None = None, values: Values | None = None
+) -> list[Criterion]:
+    """The criteria of a project, checked against the task and, where they are known, its labels and slices.
 
-    Raises   BadSetting that names the line and the nearest known metric, label or baseline
+    labels   labels or entity types of the model. None: not known yet
+    values   the slices of the test rows. None: not known yet
+    Raises   BadSetting that names the line and the nearest known metric, label, slice or baseline
     """
-    return [_parse(text, task, labels) for text in lines]
+    return [_parse(text, task, labels, values) for text in lines]
 
 
-def _parse(text: str, task: str, labels: Sequence[str] | None) -> Criterion:
+def _parse(text: str, task: str, labels: Sequence[str] | None, values: Values | None) -> Criterion:
     match = _LINE.match(text)
     if match is None:
-        raise _bad(
-            text, "is not of the form: metric OP value", 'for example "macro_f1 >= 0.85" or "recall[refund] >= 0.8"'
-        )
-    metric, label = match["metric"], match["label"]
-    if label is None:
-        known = (*OVERALL[task], *COST)
-        if metric not in known:
-            bracket = "; write it with a label: " + f"{metric}[LABEL]" if _sliced(metric, task) else ""
-            raise _bad(
-                text,
-                f"unknown metric {metric!r} for the task {task!r}{_nearest(metric, known)}{bracket}",
-                _names(known),
-            )
+        fix = 'for example "macro_f1 >= 0.85" or "recall[refund] >= 0.8"'
+        raise _bad(text, "is not of the form: metric OP value", fix)
+    metric, inside = match["metric"], match["part"]
+    label, part = _inside(inside, labels)
+    if label is not None:
+        _check_label(text, metric, label, task, labels)
     else:
-        label = label.strip().strip("'\"")
-        _check_slice(text, metric, label, task, labels)
-    threshold, baseline = _value(text, match["value"], task)
-    if baseline is not None and (label is not None or metric not in COMPARABLE[task]):
-        raise _bad(text, f"{metric} can't be compared with a baseline", _names(COMPARABLE[task]))
-    return Criterion(text, metric, label, match["op"], threshold, baseline, point=match["point"] is not None)
+        _check_metric(text, metric, task)
+    if part is not None:
+        _check_part(text, metric, part, values)
+    threshold, against = _value(text, match["value"], task)
+    if against is not None:
+        known = (WITH_CHAMPION if against == CHAMPION else COMPARABLE)[task]
+        if label is not None or metric not in known:
+            raise _bad(text, f"{metric} can't be compared with {_called(against)}", _names(known))
+    return Criterion(text, metric, label, part, match["op"], threshold, against, match["point"] is not None)
 
 
-def _sliced(metric: str, task: str) -> bool:
-    return task in SLICED_TASKS and metric in metrics.PER_CLASS
+def _inside(inside: str | None, labels: Sequence[str] | None) -> tuple[str | None, tuple[str, str] | None]:
+    """What stands in brackets: a label, or column=value. A label that holds an equals sign is a label."""
+    if inside is None:
+        return None, None
+    inside = inside.strip()
+    column, equals, value = (one.strip() for one in inside.partition("="))
+    if equals and inside not in (labels or ()):
+        return None, (column, value.strip("'\""))
+    return inside.strip("'\""), None
 
 
-def _check_slice(text: str, metric: str, label: str, task: str, labels: Sequence[str] | None) -> None:
+def _check_metric(text: str, metric: str, task: str) -> None:
+    known = (*OVERALL[task], *COST)
+    if metric in known:
+        return
+    bracket = ""
+    if task in SLICED_TASKS and metric in metrics.PER_CLASS:
+        bracket = f"; write it with a label: {metric}[LABEL]"
+    raise _bad(text, f"unknown metric {metric!r} for the task {task!r}{nearest(metric, known)}{bracket}", _names(known))
+
+
+def _check_label(text: str, metric: str, label: str, task: str, labels: Sequence[str] | None) -> None:
     if task not in SLICED_TASKS:
         raise _bad(text, f"the task {task!r} has no labels to slice by", _names(OVERALL[task]))
-    if metric not in metrics.PER_CLASS:
-        raise _bad(
-            text, f"{metric!r} has no value per label{_nearest(metric, metrics.PER_CLASS)}", _names(metrics.PER_CLASS)
-        )
+    known = tuple(metrics.PER_CLASS)
+    if metric not in known:
+        raise _bad(text, f"{metric!r} has no value per label{nearest(metric, known)}", _names(known))
     if labels is not None and label not in labels:
-        raise _bad(text, f"there is no label {label!r}{_nearest(label, labels)}", _names(labels))
+        raise _bad(text, f"there is no label {label!r}{nearest(label, labels)}", _names(labels))
+
+
+def _check_part(text: str, metric: str, part: tuple[str, str], values: Values | None) -> None:
+    column, value = part
+    if metric in COST:
+        raise _bad(text, f"{metric} is measured over all rows, not for a part of them", "leave the brackets out")
+    known = tuple(values) if values is not None else COLUMNS
+    if column not in known:
+        raise _bad(text, f"the test rows can't be sliced by {column!r}{nearest(column, known)}", _names(known))
+    there = LENGTHS if column == "length" else None if values is None else values[column]
+    if there is not None and value not in (*there, EVERY):
+        raise _bad(text, f"no test row has {column} = {value!r}{nearest(value, there)}", _names(there))
 
 
 def _value(text: str, value: str, task: str) -> tuple[float, str | None]:
-    if (match := _BASELINE.match(value)) is not None:
-        if match["name"] not in BASELINES[task]:
-            known = BASELINES[task]
-            raise _bad(text, f"unknown baseline {match['name']!r}{_nearest(match['name'], known)}", _names(known))
-        margin = _number(text, match["margin"] or "0")
-        return (-margin if match["sign"] == "-" else margin), match["name"]
-    return _number(text, value), None
+    match = _AGAINST.match(value)
+    if match is None:
+        return _number(text, value), None
+    name = match["name"] or CHAMPION
+    if name != CHAMPION and name not in BASELINES[task]:
+        known = BASELINES[task]
+        raise _bad(text, f"unknown baseline {name!r}{nearest(name, known)}", _names(known))
+    margin = _number(text, match["margin"] or "0")
+    return (-margin if match["sign"] == "-" else margin), name
 
 
 def _number(text: str, value: str) -> float:
@@ -173,15 +185,21 @@ def _number(text: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise _bad(text, f"{value!r} is neither a number nor baseline.NAME + number", 'for example "macro_f1 >= 0.85"')
+        what = f"{value!r} is neither a number nor baseline.NAME nor champion, with + or - a number"
+        raise _bad(text, what, 'for example "macro_f1 >= 0.85" or "macro_f1 >= champion - 0.01"')
     return number
+
+
+def _called(against: str) -> str:
+    return "the champion" if against == CHAMPION else "a baseline"
 
 
 def _bad(text: str, what: str, fix: str) -> BadSetting:
     return BadSetting(f"{text!r}: {what}", where="objective.accept", fix=fix)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean 'macro_f1'?` when something known is near, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 
@@ -191,26 +209,42 @@ def _names(known: Iterable[str]) -> str:
     return "known: " + ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 
 
-def impossible(criteria: Iterable[Criterion], rows: int, rows_by_label: Mapping[str, int]) -> list[str]:
+def expand(criteria: Iterable[Criterion], values: Values) -> list[Criterion]:
+    """Lines of the form `metric[column=*]` once for each value of the column."""
+    found: list[Criterion] = []
+    for criterion in criteria:
+        if criterion.part is None or criterion.part[1] != EVERY:
+            found.append(criterion)
+            continue
+        column = criterion.part[0]
+        for value in values[column]:
+            text = criterion.text.replace(EVERY, value, 1)
+            found.append(replace(criterion, part=(column, value), text=text))
+    return found
+
+
+def is_proportion(criterion: Criterion) -> bool:
+    """Whether the criterion is on a share of rows, for which what a test can prove is known exactly."""
+    share = criterion.metric in ("accuracy", "recall", "micro_f1", "exact_match")
+    return share and criterion.against is None and not criterion.point and criterion.higher_is_better
+
+
+def impossible(criteria: Iterable[Criterion], rows: int, rows_by_name: Mapping[str, int]) -> list[str]:
     """Lines that no model can pass with this test set, each with the rows it would need; to be said before training.
 
-    rows           test rows in all
-    rows_by_label  test rows of each label, or gold entities of each type
+    rows          test rows in all
+    rows_by_name  test rows of each label, or gold entities of each type, and of each slice as `column=value`
     Even when every row is right, n rows prove no more than n / (n + 3.84).
     """
     problems = []
     for criterion in criteria:
-        proportion = criterion.metric in ("accuracy", "recall") and criterion.baseline is None and not criterion.point
-        if not proportion or criterion.op not in (">=", ">"):
+        if not is_proportion(criterion):
             continue
-        n = rows if criterion.label is None else rows_by_label.get(criterion.label, 0)
-        best = statistics.highest_provable(n)
+        n = rows_of(criterion, rows, rows_by_name)
+        best = power.highest_provable(n)
         if criterion.threshold > best:
-            needs = (
-                "no number of rows"
-                if criterion.threshold >= 1
-                else f"{statistics.rows_to_prove(criterion.threshold)} rows"
-            )
+            enough = criterion.threshold < 1
+            needs = f"{power.rows_to_prove(criterion.threshold)} rows" if enough else "no number of rows"
             problems.append(
                 f"{criterion.text!r} cannot pass with this test: {n} rows, all right, prove at most {best:.3f}; "
                 f"it needs {needs}"
@@ -218,86 +252,8 @@ def impossible(criteria: Iterable[Criterion], rows: int, rows_by_label: Mapping[
     return problems
 
 
-def judge(
-    criteria: Iterable[Criterion],
-    scores: Mapping[str, Score],
-    differences: Mapping[tuple[str, str], Difference] | None = None,
-) -> Verdict:
-    """The verdict on every criterion.
-
-    scores       by metric name, those of a label as `recall[label]`
-    differences  (metric, baseline) -> model minus baseline on the same rows
-    Raises   BadInput when a metric was not measured or is not a number: that is never a FAIL
-    """
-    lines = []
-    for criterion in criteria:
-        if criterion.baseline is not None:
-            difference = (differences or {}).get((criterion.metric, criterion.baseline))
-            if difference is None:
-                raise _unmeasured(criterion, "the baselines were not run; set evaluate.baselines = true")
-            n = scores[criterion.metric].n
-            lines.append(_line(criterion, difference.value, difference.low, difference.high, difference.se, n, None))
-            continue
-        score = scores.get(criterion.name)
-        if score is None:
-            raise _unmeasured(
-                criterion, "the test rows have no such label" if criterion.label else "it was not measured"
-            )
-        if score.value is None or math.isnan(score.value):
-            raise _unmeasured(criterion, score.note or "its value is not a number")
-        exact = criterion.metric in COST and not criterion.metric.startswith("latency")
-        low, high = (score.value, score.value) if exact else (score.low, score.high)
-        lines.append(_line(criterion, score.value, low, high, score.se, score.n, score.note))
-    statuses = {line.status for line in lines}
-    overall: Status = "FAIL" if "FAIL" in statuses else "INCONCLUSIVE" if "INCONCLUSIVE" in statuses else "PASS"
-    return Verdict(overall, tuple(lines))
-
-
-def _unmeasured(criterion: Criterion, why: str) -> BadInput:
-    return BadInput(
-        f"{criterion.text!r} can't be judged: {why}",
-        where="objective.accept",
-        fix="mend the test rows or remove the line",
-    )
-
-
-def _line(
-    criterion: Criterion,
-    value: float,
-    low: float | None,
-    high: float | None,
-    se: float | None,
-    n: int,
-    note: str | None,
-) -> Line:
-    test, bound = OPERATORS[criterion.op], criterion.threshold
-    shown = f"{value:.4g}" + (f" [{_end(low)}, {_end(high)}]" if low is not None or high is not None else "")
-    what = f"difference {shown}" if criterion.baseline else shown
-    if criterion.point:
-        status: Status = "PASS" if test(value, bound) else "FAIL"
-        return Line(criterion.text, status, f"{what}; decided on the point value", value, low, high, n)
-    worst, best = (low, high) if criterion.op in (">=", ">") else (high, low)
-    if worst is not None and test(worst, bound):
-        return Line(criterion.text, "PASS", what, value, low, high, n)
-    if best is not None and not test(best, bound):
-        return Line(criterion.text, "FAIL", what, value, low, high, n)
-    needed = None if se is None else statistics.rows_needed(n, se, value, bound)
-    return Line(
-        criterion.text, "INCONCLUSIVE", f"{what}: {_advice(criterion, note, n, needed)}", value, low, high, n, needed
-    )
-
-
-def _advice(criterion: Criterion, note: str | None, n: int, needed: int | None) -> str:
-    if note is not None and note.startswith("no interval"):
-        return note
-    if needed is None:
-        return "the interval holds the threshold"
-    if needed > MOST_ROWS:
-        return "the interval holds the threshold, and this test cannot settle it: move the threshold"
-    more = max(needed - n, 1)
-    of = f" of {criterion.label}" if criterion.label else ""
-    return f"the interval holds the threshold; about {more:,} more test rows{of} would settle it"
-
-
-def _end(x: float | None) -> str:
-    return "…" if x is None else f"{x:.4g}"
+def rows_of(criterion: Criterion, rows: int, rows_by_name: Mapping[str, int]) -> int:
+    """How many test rows a criterion is judged by."""
+    if criterion.label is not None:
+        return rows_by_name.get(criterion.label, 0)
+    return rows if criterion.part is None else rows_by_name.get("=".join(criterion.part), 0)

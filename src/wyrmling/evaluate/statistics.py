@@ -1,12 +1,12 @@
-"""Intervals, paired tests and the number of rows that would settle a question. Knows nothing of models or metrics.
+"""Intervals and paired tests. Knows nothing of models or metrics.
 
-Which interval belongs to which quantity, and why the percentile bootstrap is not among them, is in docs/evaluate.md.
+Which interval belongs to which quantity, and why the percentile bootstrap is not among them, is in docs/statistics.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -21,8 +21,6 @@ CONFIDENCE = 0.95
 Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 # A gap of this many standard errors is found in 80 % of repetitions by a two-sided 5 % test: 1.96 + 0.84.
 POWER_80 = Z + NormalDist().inv_cdf(0.8)
-# Weights held at once while resampling: 4 million doubles are 32 MB.
-CHUNK_CELLS = 4_000_000
 
 
 class Interval(NamedTuple):
@@ -46,9 +44,10 @@ class Difference(NamedTuple):
     test: str
 
 
-def wilson(successes: float, n: int) -> Interval:
+def wilson(successes: float, n: float) -> Interval:
     """Wilson score interval of a proportion. Raises ValueError when n is 0.
 
+    n   rows, or the rows they are worth where they depend on each other (`effective_rows`)
     Source   Wilson 1927; Brown, Cai and DasGupta 2001
     """
     if n <= 0:
@@ -60,6 +59,14 @@ def wilson(successes: float, n: int) -> Interval:
     return Interval(
         0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half)
     )
+
+
+def effective_rows(n: int, p: float, se: float) -> float:
+    """Independent rows that would give a proportion this standard error; n dependent rows are worth at most n.
+
+    Source   Korn and Graubard 1998, the degrees of freedom left out
+    """
+    return min(float(n), p * (1 - p) / se**2) if se > 0 else float(n)
 
 
 def logit_normal(point: float, se: float) -> Interval:
@@ -79,41 +86,24 @@ def _expit(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
-def ratio_se(numerator_N: Floats, denominator_N: Floats) -> float:
+def ratio_se(numerator_N: Floats, denominator_N: Floats, cluster_N: Ints | None = None) -> float:
     """Standard error of sum(numerator) / sum(denominator) over independent rows; with a denominator of ones, of a mean.
 
+    cluster_N   number of the cluster of each row, when rows of a cluster depend on each other
     Raises   ValueError when the denominators sum to 0
     Source   linearised ratio estimator, Cochran 1977, section 6.4; equals the bootstrap's as rows grow
     """
     total = float(denominator_N.sum())
     if total <= 0:
         raise ValueError("nothing was scored: the denominators sum to 0")
+    if cluster_N is not None:
+        numerator_N = np.bincount(cluster_N, numerator_N).astype(np.float64)
+        denominator_N = np.bincount(cluster_N, denominator_N).astype(np.float64)
     n = len(numerator_N)
     if n < 2:
         return math.inf
     residual_N = numerator_N - float(numerator_N.sum()) / total * denominator_N
     return math.sqrt(n / (n - 1) * float(residual_N @ residual_N)) / total
-
-
-def resamples(rows_M: Ints, count: int, seed: int) -> Iterator[Floats]:
-    """How often each cell is drawn in bootstrap resamples of all rows: chunks (r, M) that add up to `count` rows.
-
-    rows_M   rows that fell into each cell; equal rows share a cell, which makes 2,000 resamples cost milliseconds
-    """
-    n, cells = int(rows_M.sum()), len(rows_M)
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CHUNK_CELLS // max(cells, 1))
-    for start in range(0, count, chunk):
-        size = min(chunk, count - start)
-        if cells * 2 <= n:
-            yield generator.multinomial(n, rows_M / n, size=size).astype(np.float64)
-            continue
-        # With few equal rows, drawing row numbers is ten times faster than a multinomial with a cell for each.
-        cell_of_row = np.repeat(np.arange(cells), rows_M)
-        weights_RM = np.empty((size, cells))
-        for one in weights_RM:
-            one[:] = np.bincount(cell_of_row[generator.integers(0, n, n)], minlength=cells)
-        yield weights_RM
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -126,7 +116,7 @@ def mcnemar(fixed: int, broken: int) -> float:
     flips = fixed + broken
     if flips == 0:
         return 1.0
-    return min(1.0, 2 * float(np.exp(_log_binomial(flips, 0.5)[: min(fixed, broken) + 1]).sum()))
+    return min(1.0, 2 * float(np.exp(log_binomial(flips, 0.5)[: min(fixed, broken) + 1]).sum()))
 
 
 def paired(point: float, differences_R: Floats, n: int) -> Difference:
@@ -138,7 +128,7 @@ def paired(point: float, differences_R: Floats, n: int) -> Difference:
     se = float(differences_R.std(ddof=1))
     if se > 0 or point == 0:
         return Difference(point, *normal(point, se), se, two_sided_p(point, se), "paired bootstrap")
-    ends = sorted([point * highest_provable(n), point])
+    ends = sorted([point * n / (n + Z * Z), point])
     return Difference(point, ends[0], ends[1], se, min(1.0, 2 * 0.5**n), "sign test")
 
 
@@ -151,6 +141,46 @@ def two_sided_p(point: float, se: float) -> float:
     return math.erfc(abs(point / se) / math.sqrt(2))
 
 
+def unpaired(a: float, a_se: float, b: float, b_se: float) -> Difference:
+    """a minus b, measured on different rows."""
+    se = math.hypot(a_se, b_se)
+    return Difference(a - b, *normal(a - b, se), se, two_sided_p(a - b, se), "unpaired")
+
+
+def unpaired_proportions(a: int, a_rows: int, b: int, b_rows: int) -> Difference:
+    """The difference of two proportions on different rows.
+
+    Source   Agresti and Caffo 2000: one success and one failure added to each, which holds from a few rows on
+    """
+    p, q = (a + 1) / (a_rows + 2), (b + 1) / (b_rows + 2)
+    se = math.sqrt(p * (1 - p) / (a_rows + 2) + q * (1 - q) / (b_rows + 2))
+    low, high = normal(p - q, se)
+    return Difference(a / a_rows - b / b_rows, low, high, se, two_sided_p(p - q, se), "Agresti-Caffo")
+
+
+def replicates(values: Sequence[float], row_se: float) -> tuple[float, Interval, float]:
+    """Mean over trainings that differ in the seed only, its interval over seeds and test rows, and the seeds' spread.
+
+    values   one per seed, on the same rows
+    row_se   standard error of the mean value from the rows alone
+    The interval uses Student's t with a degree of freedom less than seeds for the part that comes from them.
+    Raises   ValueError for fewer than two seeds
+    Source   variance of a mean over two crossed random factors; Bouthillier et al. 2021 (arXiv 2103.03098)
+    """
+    if len(values) < 2:
+        raise ValueError("one training shows nothing of the spread between seeds: train with at least two")
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = math.hypot(Z * row_se, student_t(len(values) - 1) * spread / math.sqrt(len(values)))
+    return mean, Interval(mean - half, mean + half), spread
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % point of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for looking at several, in the given order. Source: Holm 1979."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -161,32 +191,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def rows_needed(n: int, se: float, point: float, threshold: float) -> int | None:
-    """Rows that settle on which side of the threshold the truth is in 80 % of repetitions, if `point` is the truth.
-
-    None when the point is on the threshold, or no number of rows helps.
-    """
-    gap = abs(point - threshold)
-    if gap == 0 or not math.isfinite(se):
-        return None
-    return max(n, math.ceil(n * (POWER_80 * se / gap) ** 2))
-
-
-def highest_provable(n: int) -> float:
-    """The largest proportion that n rows, all right, can prove: the Wilson lower bound of n of n."""
-    return n / (n + Z * Z)
-
-
-def rows_to_prove(proportion: float) -> int:
-    """Rows, all right, that prove at least this proportion. Raises ValueError for 1, which no number of rows proves."""
-    if not 0 <= proportion < 1:
-        raise ValueError(f"a proportion of {proportion} can't be proven by rows")
-    return math.ceil(round(proportion * Z * Z / (1 - proportion), 9))
-
-
 def quantile_ranks(n: int, quantile: float) -> tuple[int | None, int | None]:
     """Ranks (1 = smallest) of the order statistics that bound a quantile with 95 % confidence; None = no such rank."""
-    below = np.cumsum(np.exp(_log_binomial(n, quantile)))  # below[k] = P(at most k of n values lie under the quantile)
+    below = np.cumsum(np.exp(log_binomial(n, quantile)))  # below[k] = P(at most k of n values lie under the quantile)
     tail = (1 - CONFIDENCE) / 2
     low = int(np.searchsorted(below, tail, side="right"))
     high = int(np.searchsorted(below, 1 - tail, side="left")) + 1
@@ -203,7 +210,7 @@ def quantile_interval(values: Floats, quantile: float) -> Interval:
     )
 
 
-def _log_binomial(n: int, p: float) -> Floats:
+def log_binomial(n: int, p: float) -> Floats:
     """Log-probabilities of 0..n successes."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     k = np.arange(n + 1)

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from wyrmling.config import Evaluate
 from wyrmling.core.errors import BadInput
-from wyrmling.evaluate import baselines, metrics, tasks
-from wyrmling.evaluate.outcomes import ClassOutcome, Outcome, TagOutcome, TextOutcome
-from wyrmling.evaluate.statistics import Ints
+from wyrmling.evaluate import answers, baselines, entities, resampling, tasks
+from wyrmling.evaluate.answer_outcome import AnswerOutcome, WithAnswers
+from wyrmling.evaluate.class_outcome import ClassOutcome
+from wyrmling.evaluate.outcomes import Outcome
+from wyrmling.evaluate.statistics import Floats, Ints
+from wyrmling.evaluate.tag_outcome import TagOutcome
 from wyrmling.evaluate.tasks import Example, Rows
+from wyrmling.evaluate.text_outcome import TextOutcome
 
 if TYPE_CHECKING:
     from wyrmling.evaluate.score import Scorer
@@ -31,46 +36,80 @@ class Answered(NamedTuple):
 Fit = Callable[[], Answered]
 
 
-def of_model(task: str, scorer: Scorer, rows: Rows, resamples: int) -> Answered:
+def of_model(task: str, scorer: Scorer, rows: Rows, settings: Evaluate) -> Answered:
     """The model's answers. Raises BadInput naming a test row whose label or tag the model does not know."""
     if task == "classify":
-        return _classify(scorer, rows, resamples)
+        return _classify(scorer, rows, scorer.labels, settings)
     if task == "tag":
-        return _tag(scorer, rows, resamples)
-    return _text(scorer, rows)
+        tasks.check_tags(rows.test, scorer.tags)
+        return _tag(scorer, rows, scorer.tags, settings)
+    return _text(task, scorer, rows, settings)
 
 
-def _classify(scorer: Scorer, rows: Rows, resamples: int) -> Answered:
+def of_opponent(task: str, scorer: Scorer, rows: Rows, model: Scorer, settings: Evaluate) -> Answered:
+    """The answers of another model, in the labels of `model`: a label that only the other knows is a wrong answer."""
+    if task == "classify":
+        return _classify(scorer, rows, model.labels, settings)
+    if task == "tag":
+        return _tag(scorer, rows, [*model.tags, *scorer.tags], settings)
+    return _text(task, scorer, rows, settings)
+
+
+def clusters(rows: Sequence[Example]) -> Ints | None:
+    """Which test rows are near-duplicates of each other, as the data stage found: they are resampled together."""
+    return resampling.numbered([row["cluster"] for row in rows])
+
+
+def _classify(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Evaluate) -> Answered:
     from wyrmling.evaluate import score
 
-    gold_N = np.array(tasks.gold_labels(rows.test, scorer.labels), dtype=np.int64)
-    probabilities_NC, cut = score.classify(scorer, rows.test)
-    best_N = probabilities_NC.argmax(1).astype(np.int64)
+    gold_N = np.array(tasks.gold_labels(rows.test, labels), dtype=np.int64)
+    own_NC, cut = score.classify(scorer, rows.test)
+    _check_numbers(own_NC, rows.test)
+    index = {label: i for i, label in enumerate(scorer.labels)}
+    best_N = own_NC.argmax(1)
+    places = {label: i for i, label in enumerate(labels)}
+    predicted_N = np.array([places.get(scorer.labels[i], -1) for i in best_N], dtype=np.int64)
+    # A label the other model lacks has probability 0 there.
+    probabilities_NC = np.stack(
+        [own_NC[:, index[label]] if label in index else np.zeros(len(own_NC)) for label in labels], axis=1
+    )
     notes = [f"{cut} texts are longer than {scorer.context} tokens; the model read their beginning"] if cut else []
     columns = {
         "gold": [row["label"] for row in rows.test],
         "predicted": [scorer.labels[i] for i in best_N],
-        "score": probabilities_NC.max(1).tolist(),
+        "score": own_NC.max(1).tolist(),
         "probabilities": probabilities_NC.astype(np.float32).tolist(),
     }
-    return Answered(ClassOutcome(scorer.labels, gold_N, best_N, probabilities_NC, resamples), columns, notes)
+    outcome = ClassOutcome(labels, gold_N, predicted_N, probabilities_NC, settings.resamples, clusters(rows.test))
+    return Answered(outcome, columns, notes)
 
 
-def _tag(scorer: Scorer, rows: Rows, resamples: int) -> Answered:
+def _check_numbers(values: Floats, rows: Sequence[Example]) -> None:
+    """Raises BadInput naming the first row for which the model gave something that is no number."""
+    broken = np.flatnonzero(~np.isfinite(values.reshape(len(rows), -1)).all(1))
+    if len(broken):
+        raise BadInput(
+            f"the model's answer to {len(broken):,} of {len(rows):,} test rows is not a number",
+            where=f"{rows[int(broken[0])]['origin']} (row {rows[int(broken[0])]['row_id']})",
+            fix="the weights are broken: train again, with a smaller learning rate if the loss was not a number either",
+        )
+
+
+def _tag(scorer: Scorer, rows: Rows, tags: Sequence[str], settings: Evaluate) -> Answered:
     from wyrmling.evaluate import score
 
-    tasks.check_tags(rows.test, scorer.tags)
     predicted, gold = score.tag(scorer, rows.test), [row["tags"] for row in rows.test]
-    outcome = TagOutcome(gold, predicted, _types(rows, scorer.tags), resamples)
+    outcome = TagOutcome(gold, predicted, _types(rows, tags), settings.resamples, clusters(rows.test))
     return Answered(outcome, {"gold": gold, "predicted": predicted}, [])
 
 
 def _types(rows: Rows, tags: Sequence[str]) -> list[str]:
     """All entity types that a gold row, the model or a baseline may name."""
-    return metrics.entity_types([tags], [row["tags"] for row in rows.test], [row["tags"] for row in rows.train])
+    return entities.entity_types([tags], [row["tags"] for row in rows.test], [row["tags"] for row in rows.train])
 
 
-def _text(scorer: Scorer, rows: Rows) -> Answered:
+def _text(task: str, scorer: Scorer, rows: Rows, settings: Evaluate) -> Answered:
     from wyrmling.evaluate import score
 
     found = score.text(scorer, rows.test)
@@ -78,14 +117,37 @@ def _text(scorer: Scorer, rows: Rows) -> Answered:
     if len(empty):
         row = rows.test[int(empty[0])]
         raise BadInput("the row has no text to score", where=row["origin"], fix="take the row out of the test")
-    name = scorer.tokenizer.sha256[:12]
-    outcome = TextOutcome(found.text_nll_N, found.bytes_N, found.nll_N, found.targets_N, found.right_N, name)
+    _check_numbers(found.nll_N, rows.test)
+    name, groups = scorer.tokenizer.sha256[:12], clusters(rows.test)
+    text = TextOutcome(found.text_nll_N, found.bytes_N, found.nll_N, found.targets_N, found.right_N, name, groups)
     columns = {"nats": found.nll_N.tolist(), "tokens": found.targets_N.astype(int).tolist()} | {
         "text_nats": found.text_nll_N.tolist(),
         "bytes": found.bytes_N.astype(int).tolist(),
         "right_tokens": found.right_N.astype(int).tolist(),
     }
-    return Answered(outcome, columns, [])
+    if task not in tasks.ANSWERED or settings.answers == 0:
+        return Answered(text, columns, [])
+    return _answered(scorer, rows, settings, text, columns)
+
+
+def _answered(scorer: Scorer, rows: Rows, settings: Evaluate, text: TextOutcome, columns: dict[str, Any]) -> Answered:
+    """The same with written answers to some of the rows, chosen at random with a fixed seed."""
+    from wyrmling.evaluate import write
+
+    order = np.random.default_rng(0).permutation(len(rows.test))[: settings.answers]
+    chosen_N: Ints = np.sort(order).astype(np.int64)
+    chosen = [rows.test[i] for i in chosen_N.tolist()]
+    given = write.answers(scorer, chosen, max_tokens=settings.answer_tokens)
+    expected = [row["messages"][-1]["content"] for row in chosen]
+    outcome = WithAnswers(text, AnswerOutcome(expected, given, text.cluster(chosen_N)), chosen_N)
+    written: list[str | None] = [None] * len(rows.test)
+    for i, answer in zip(chosen_N.tolist(), given, strict=True):
+        written[i] = answer
+    notes = [f"exact match and the like are of {len(chosen):,} answers, at most {settings.answer_tokens} tokens long"]
+    missing = sorted({package for name in answers.NAMES if (package := answers.needs(name)) is not None})
+    if missing:
+        notes.append(f"without {' and '.join(missing)} there is no ROUGE, BLEU or chrF: {answers.INSTALL}")
+    return Answered(outcome, columns | {"answer": written}, notes)
 
 
 def baselines_for(task: str, rows: Rows, labels: Sequence[str], tags: Sequence[str], resamples: int) -> dict[str, Fit]:
@@ -104,7 +166,9 @@ def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[
 
     def answered(predicted: list[str]) -> Answered:
         indices: Ints = np.array([index.get(label, -1) for label in predicted], dtype=np.int64)
-        return Answered(ClassOutcome(labels, gold_N, indices, None, resamples), {"predicted": predicted}, [])
+        return Answered(
+            ClassOutcome(labels, gold_N, indices, None, resamples, clusters(rows.test)), {"predicted": predicted}, []
+        )
 
     return {
         "majority": lambda: answered(baselines.majority(train_labels, len(rows.test))),
@@ -118,7 +182,9 @@ def _tag_baselines(rows: Rows, tags: Sequence[str], resamples: int) -> dict[str,
     types = _types(rows, tags)
 
     def answered(predicted: list[list[str]]) -> Answered:
-        return Answered(TagOutcome(gold, predicted, types, resamples), {"predicted": predicted}, [])
+        return Answered(
+            TagOutcome(gold, predicted, types, resamples, clusters(rows.test)), {"predicted": predicted}, []
+        )
 
     return {
         "frequent_tag": lambda: answered(baselines.frequent_tag(train_words, train_tags, words)),
@@ -133,7 +199,11 @@ def _text_baselines(rows: Rows) -> dict[str, Fit]:
 
     def answered(order: int) -> Answered:
         nats_N = baselines.ngram_nats(train, test, order)
-        return Answered(TextOutcome(nats_N, bytes_N), {"text_nats": nats_N.tolist()}, [note] if note else [])
+        return Answered(
+            TextOutcome(nats_N, bytes_N, cluster_N=clusters(rows.test)),
+            {"text_nats": nats_N.tolist()},
+            [note] if note else [],
+        )
 
     return {"unigram": lambda: answered(1), "five_gram": lambda: answered(5)}
 

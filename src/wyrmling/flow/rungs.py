@@ -56,7 +56,7 @@ def enough(project: Project, evaluation: Artifact) -> list[str]:
 
     conditions = accept.parse(project.settings.objective.accept, project.settings.objective.task)
     quality = [c for c in conditions if c.metric not in accept.COST]
-    if not quality or any(c.label is not None or c.baseline is not None for c in quality):
+    if not quality or any(c.label is not None or c.against is not None or c.part is not None for c in quality):
         return []
     found = []
     for name, baseline in evaluation.figures["baselines"].items():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from wyrmling.config import TrainObjective
-from wyrmling.evaluate import metrics
+from wyrmling.evaluate import entities, metrics
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
 from wyrmling.train.batches import IGNORED, Array, Batches
@@ -107,10 +107,10 @@ def _tag_figures(gold_N: Array, predicted_N: Array, row_N: Array, names: list[st
     gold, predicted = (
         [[names[tag] for tag in part] for part in np.split(tags_N[order], cuts)] for tags_N in (gold_N, predicted_N)
     )
-    types = metrics.entity_types(gold, predicted)
+    types = entities.entity_types(gold, predicted)
     if not types:
         return {"accuracy": float((gold_N == predicted_N).mean()), "entity_f1": 0.0}
-    sums = metrics.entity_counts(gold, predicted, types).sum(axis=0)
+    sums = entities.entity_counts(gold, predicted, types).sum(axis=0)
     correct, truth, guessed = (float(sums[i].sum()) for i in (metrics.CORRECT, metrics.GOLD, metrics.PREDICTED))
     return {
         "accuracy": float((gold_N == predicted_N).mean()),

@@ -1,0 +1,62 @@
+"""Multiple choice by log-likelihood: the choice that the model finds likeliest, as it stands or per character or byte.
+
+Letters: Q questions; each has its own number of choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from wyrmling.evaluate.statistics import Floats
+
+
+class Question(NamedTuple):
+    """A prompt, the texts that may follow it, the index of the right one, and the log-likelihood of each, in nats."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    gold: int
+    nats: tuple[float, ...] = ()
+
+
+def _plain(text: str) -> float:
+    return 1.0
+
+
+def _characters(text: str) -> float:
+    return float(len(text))
+
+
+def _bytes(text: str) -> float:
+    return float(len(text.encode()))
+
+
+# By what a choice's log-likelihood is divided. Longer choices are less likely as they stand.
+NORMALISED: dict[str, Callable[[str], float]] = {"choice": _plain, "choice_norm": _characters, "choice_bytes": _bytes}
+
+
+def credits(questions: Sequence[Question], name: str) -> Floats:
+    """1 for each question whose right choice scores highest, 1/k where it ties with k - 1 others, else 0; (Q,).
+
+    name     choice (as it stands), choice_norm (per character) or choice_bytes (per UTF-8 byte)
+    A model that finds everything equally likely thus scores as if it guessed; the first choice is not favoured.
+    Raises   ValueError for a question without log-likelihoods, or a choice without text
+    Source   acc, acc_norm and acc_bytes of lm-evaluation-harness (`api/task.py`), ties apart
+    """
+    length = NORMALISED[name]
+    found = np.empty(len(questions))
+    for i, question in enumerate(questions):
+        if len(question.nats) != len(question.choices):
+            raise ValueError(
+                f"question {i} has {len(question.nats)} log-likelihoods for {len(question.choices)} choices"
+            )
+        lengths = [length(choice) for choice in question.choices]
+        if not all(lengths):
+            raise ValueError(f"question {i} has a choice without text")
+        scores = np.array(question.nats) / lengths
+        best = np.flatnonzero(scores == scores.max())
+        found[i] = 1 / len(best) if question.gold in best else 0.0
+    return found
