@@ -15,10 +15,19 @@ from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig
 from wyrmling.train import forecast, workload
 from wyrmling.train.cross_entropy import CHUNK_ROWS, cross_entropy_sum
+from wyrmling.train.effort import effort_of
 from wyrmling.train.forecast import Pricing, Range, correct, priced, step_forecast, total
 from wyrmling.train.optim import Group, Optimizer
 from wyrmling.train.sizing import Facts, Shape, SourceFacts, derive_step
-from wyrmling.train.workload import Work, activation_bytes, flops_per_token, memory_gb, seconds, work_of
+from wyrmling.train.workload import (
+    Work,
+    activation_bytes,
+    flops_per_token,
+    memory_gb,
+    moved_parameters,
+    seconds,
+    work_of,
+)
 
 RATES = hardware.Rates("cpu", 2, float32=130e9, bfloat16=1e9, copy=30e9, call=3e-6, busy=False)
 PRICING = Pricing(Tariff(usd_per_hour=1.0), watts=50, watts_from="test", power_known=True, records=())
@@ -71,11 +80,48 @@ def test_a_faster_machine_takes_less_time(rate):
     assert seconds(work(), faster) < seconds(work(), RATES)
 
 
-def test_training_only_the_head_takes_less_of_everything():
-    full, head = work(), work(only_head=True)
-    assert seconds(head, RATES) < seconds(full, RATES)
-    assert memory_gb(head) < memory_gb(full)
-    assert flops_per_token(head) < flops_per_token(full)
+def method(name, **settings):
+    """The effort of a method on 4 layers, as the settings say it."""
+    step = TrainStep.model_validate({"name": "s", "objective": "sft", "method": name, **settings})
+    return work(
+        shape=wider(layers=4), optimizer="adamw", effort=effort_of(step, wider(layers=4), dtype="float32", tokens=1e5)
+    )
+
+
+def test_training_less_takes_less_of_everything():
+    full, deep, shallow, probe = (
+        method("full"),
+        method("freeze", freeze={"layers": 3}),
+        method("freeze"),
+        method("probe"),
+    )
+    for quantity in (lambda w: seconds(w, RATES), memory_gb, flops_per_token, moved_parameters):
+        assert quantity(full) > quantity(deep) > quantity(shallow) > quantity(probe)
+    embedding = method("freeze", freeze={"embedding": True})
+    assert memory_gb(embedding) > memory_gb(shallow) and flops_per_token(embedding) > flops_per_token(shallow)
+
+
+def test_low_rank_training_takes_two_thirds_of_the_flops_and_little_memory_for_the_weights():
+    small, rank64 = method("lora"), method("lora", lora={"rank": 64})
+    added = 16 * 4 * (2 * 4 * 128 + 3 * (128 + 336))
+    assert moved_parameters(small) == added and moved_parameters(rank64) == 4 * added
+    assert flops_per_token(small) - 6 * added < flops_per_token(method("full"))
+    assert flops_per_token(rank64) > flops_per_token(small)
+    large = wider(layers=24, width=2048, heads=16, kv_heads=16, head_dim=128, ffn=5504)
+    weights = {
+        name: memory_gb(replace(method(name), shape=large, micro_batch_tokens=64)) for name in ("full", "lora", "qlora")
+    }
+    assert weights["full"] > 1.8 * weights["lora"] > 1.8 * weights["qlora"]
+
+
+def test_stored_features_are_paid_once():
+    step = TrainStep(name="s", objective="classify", method="probe")
+    once, twice = (effort_of(step, SHAPE, dtype="float32", tokens=tokens) for tokens in (1e6, 2e6))
+    times = [
+        seconds(work(objective="classify", outputs=4, effort=effort, steps=steps), RATES)
+        for effort, steps in ((once, 100), (once, 200), (twice, 100))
+    ]
+    assert times[1] - times[0] < 0.2 * (times[2] - times[0])
 
 
 def test_memory_grows_with_the_micro_batch_and_not_with_the_steps():

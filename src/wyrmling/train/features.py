@@ -23,9 +23,6 @@ from wyrmling.train.batches import Array, Batches, Store
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
-# Objectives whose inputs are the same at every pass, and whose hidden states are few enough to keep.
-STORED = ("classify", "tag")
-
 
 class Probe(Model):
     """The head of a model on stored hidden states; its parameters are the model's own.

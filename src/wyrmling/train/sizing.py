@@ -306,8 +306,8 @@ def _learning_rates(
         reason = "2e-5 at 1G weights, with the inverse cube root of the size; a new head learns 10 times faster"
     method = METHODS[step.method]
     if method.rate != 1 and optimizer == "adamw":
-        # A new head learns at its own rate, whatever is beside it.
-        base, ratio_head, reason = base * method.rate, ratio_head / method.rate, f"{reason}; {method.reason}"
+        ratio_head *= method.head_rate / method.rate
+        base, reason = base * method.rate, f"{reason}; {method.reason}"
     lr = step.lr or base
     if step.lr is None:
         why["lr"] = reason
@@ -317,8 +317,13 @@ def _learning_rates(
 def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, why: dict[str, str]) -> int:
     n_rows = max(1, sum(s.rows for s in rows))
     if step.objective in ("classify", "tag"):
-        wanted = min(128, max(4, n_rows // 20)) * tokens / n_rows
-        why["batch_tokens"] = "about 128 rows, fewer when that leaves less than 20 steps per pass"
+        asked = METHODS[step.method].rows
+        wanted = (asked or min(128, max(4, n_rows // 20))) * tokens / n_rows
+        why["batch_tokens"] = (
+            f"about {asked} rows: {METHODS[step.method].reason}"
+            if asked
+            else "about 128 rows, fewer when that leaves less than 20 steps per pass"
+        )
         return max(1, min(tokens, round(wanted)))
     wanted = min(max(512.0, tokens / 100), 2**19 * math.pow(tokens / 1e9, 0.383))
     why["batch_tokens"] = "2^19 x (tokens / 1G)^0.383 (arXiv 2505.13738), and about 100 steps per pass at least"
