@@ -113,7 +113,7 @@ def test_a_tied_model_with_a_different_output_matrix_becomes_untied(tiny, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "'mamba'"),
+        ({"architectures": ["NobodysForCausalLM"], "model_type": "nobodys"}, "'nobodys'"),
         ({"architectures": None}, "not supported"),
         ({"auto_map": {"AutoModel": "mine.Model"}}, "own Python code"),
         ({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}, "Gemma3ForConditional"),

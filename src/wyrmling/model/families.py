@@ -64,6 +64,11 @@ def _configs(family: FamilyName) -> ModuleType:
     return hf_gpt if family in ("gpt2", "gpt_neox", "bloom", "falcon") else hf_llama
 
 
+def is_known(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a kind that is computed here."""
+    return (raw.get("architectures") or [None])[0] in ARCHITECTURES
+
+
 def read_config(raw: Mapping[str, Any], *, where: object) -> Described:
     """The model a Hugging Face config.json describes.
 

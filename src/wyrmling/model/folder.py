@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 
 from wyrmling.core.errors import BadInput, CorruptArtifact
-from wyrmling.model import families
+from wyrmling.model import families, foreign
 from wyrmling.model.embed import read_pooling, write_pooling
+from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
 from wyrmling.model.json_files import read_json, write_json
 from wyrmling.model.tensor_files import SHARD_BYTES, WEIGHTS, read_folder, read_tensors, write_folder, write_tensors
 from wyrmling.model.transformer import ModelConfig
 
 __all__ = [
-    "ABOUT", "CONFIG", "GENERATION", "TOKENIZER_FILES", "WEIGHTS", "About", "about", "load", "locate", "read_json",
-    "read_tensors", "save", "write_json", "write_tensors",
+    "ABOUT", "CONFIG", "GENERATION", "TOKENIZER_FILES", "WEIGHTS", "About", "about", "describe", "load", "locate",
+    "read_json", "read_tensors", "save", "write_json", "write_tensors",
 ]  # fmt: skip
 
 CONFIG, ABOUT, GENERATION = "config.json", "wyrmling.json", "generation_config.json"
@@ -65,13 +66,27 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
              CorruptArtifact when a file can't be read or holds values that are not finite
     """
     folder = locate(path)
-    described = families.read_config(read_json(folder / CONFIG), where=folder / CONFIG)
+    raw = read_json(folder / CONFIG)
+    if not families.is_known(raw):
+        other = foreign.load(folder, raw)
+        other.config = replace(other.config, tokens=_tokens(folder, other.config))
+        return other.to(device=device, dtype=dtype).eval()
+    described = families.read_config(raw, where=folder / CONFIG)
     config = replace(described.config, tokens=_tokens(folder, described.config))
     if described.head == "embed":
         config = replace(config, pooling=read_pooling(folder))
     described = described._replace(config=config)
     model = families.read_weights(described, read_folder(folder), where=folder)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def describe(path: Path) -> ModelConfig:
+    """The sizes that config.json says. Raises as `load`, without looking at the weights."""
+    folder = locate(path)
+    raw = read_json(folder / CONFIG)
+    if not families.is_known(raw):
+        return foreign.describe(folder, raw)
+    return families.read_config(raw, where=folder / CONFIG).config
 
 
 def _tokens(folder: Path, config: ModelConfig) -> int | None:
@@ -126,14 +141,19 @@ def save(
             "cls_token_id": special_ids.get("bos_token_id"),
             "sep_token_id": special_ids.get("eos_token_id"),
         }
-    config = families.write_config(model, labels=about.labels or about.tags, special_ids=special_ids)
+    labels = about.labels or about.tags
+    if isinstance(model, Foreign):
+        config, tensors = model.files(labels)
+    else:
+        config = families.write_config(model, labels=labels, special_ids=special_ids)
+        tensors = families.write_weights(model)
     write_json(folder / CONFIG, config)
     if not encoder:
         write_json(folder / GENERATION, {"_from_model_config": True} | special_ids)
     write_json(folder / ABOUT, asdict(replace(about, tokens=model.config.tokens)))
     if model.head_name == "embed":
         write_pooling(folder, model)
-    write_folder(folder, families.write_weights(model), shard_bytes=shard_bytes)
+    write_folder(folder, tensors, shard_bytes=shard_bytes)
 
 
 def _special_ids(folder: Path) -> dict[str, int | None]:

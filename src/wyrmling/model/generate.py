@@ -22,6 +22,7 @@ from torch import Tensor
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Masks, Rule, Segments, attention
+from wyrmling.model.foreign import Foreign, ForeignCache
 from wyrmling.model.heads import Model
 from wyrmling.model.sampling import Sampling, draw
 
@@ -102,7 +103,7 @@ class Decoder:
             )
         self.model = model.eval()
         self.device = model.body.embedding.weight.device
-        self.cache = Cache(model)
+        self.cache = model.cache() if isinstance(model, Foreign) else Cache(model)
         self.active: list[Answer] = []
         self.waiting: list[Answer] = []
         self.next_handle = 0
@@ -147,15 +148,18 @@ class Decoder:
 
     def _continue(self) -> Tensor:
         """Logits (B, V) after the last token of every active sequence, whose keys and values join the cache."""
+        if isinstance(self.cache, ForeignCache):
+            return self.cache.after([s.answer[-1] for s in self.active])
+        cache = self.cache
         position_B = torch.tensor([len(s.prompt) + len(s.answer) - 1 for s in self.active], device=self.device)
         longest = int(position_B.max()) + 1
-        self.cache.reserve(len(self.active), longest)
+        cache.reserve(len(self.active), longest)
         slot_B = torch.arange(len(self.active), device=self.device)
         masks = Masks(position_B[:, None], torch.arange(longest, device=self.device))
         groups = self.model.config.kv_heads
 
         def attend(layer: int, rule: Rule, q_BHK: Tensor, k_BGK: Tensor, v_BGK: Tensor) -> Tensor:
-            keys, values = self.cache.kv[:, layer]
+            keys, values = cache.kv[:, layer]
             keys[slot_B, :, position_B] = k_BGK
             values[slot_B, :, position_B] = v_BGK
             past = slice(0, len(slot_B)), slice(None), slice(0, longest)
@@ -173,15 +177,19 @@ class Decoder:
     def _prefill(self) -> Tensor:
         """Logits (B, V) after the prompts that wait; they become active."""
         first_slot, new, self.waiting = len(self.active), self.waiting, []
+        if isinstance(self.cache, ForeignCache):
+            self.active += new
+            return self.cache.take_in(first_slot, [s.prompt for s in new])
+        cache = self.cache
         segments = Segments([len(s.prompt) for s in new])
         tokens_N = torch.tensor([token for s in new for token in s.prompt], device=self.device)
-        self.cache.reserve(first_slot + len(new), max(segments.lengths))
+        cache.reserve(first_slot + len(new), max(segments.lengths))
         plan = segments.plan(self.device)
         place_of_each = torch.split(plan.where_N, list(segments.lengths))
 
         def attend(layer: int, rule: Rule, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor) -> Tensor:
             for slot, place_T in enumerate(place_of_each, start=first_slot):
-                self.cache.put(layer, slot, k_PGK[place_T], v_PGK[place_T])
+                cache.put(layer, slot, k_PGK[place_T], v_PGK[place_T])
             return plan.attend(layer, rule, q_PHK, k_PGK, v_PGK)
 
         x_PD = self.model.body.layers(tokens_N[plan.order_P], plan.positions_P, attend)

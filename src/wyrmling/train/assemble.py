@@ -22,6 +22,7 @@ from wyrmling.core.log import warn
 from wyrmling.model import folder, sanity
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.design import FamilyName
+from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model, stacked_parts, with_head
 from wyrmling.model.memory import keep_freed_memory
 from wyrmling.model.transformer import ModelConfig, padded_vocab
@@ -119,6 +120,8 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
     same_names = about is not None and (about.labels if head == "classes" else about.tags) == names
     if base.head_name == head and (head in ("next", "masked") or same_names):
         return base, sizing.shape_of(base.config, BASE_REASON)
+    if isinstance(base, Foreign):
+        return base.with_head(head, len(names), seed=settings.seed), sizing.shape_of(base.config, BASE_REASON)
     return with_head(base, head, len(names), seed=settings.seed), sizing.shape_of(base.config, BASE_REASON)
 
 
@@ -140,6 +143,8 @@ def _config(shape: Shape, store: TokenStore) -> ModelConfig:
 
 def with_dropout(model: Model, dropout: float) -> Model:
     """The same weights with another share of dropped values."""
+    if isinstance(model, Foreign):
+        return model.with_dropout(dropout)
     if model.config.dropout == dropout:
         return model
     n_classes = model.n_out if model.head_name in ("classes", "tags") else 0

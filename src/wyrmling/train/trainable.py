@@ -11,6 +11,7 @@ from torch import Tensor
 from wyrmling.config import TrainMethod, TrainStep
 from wyrmling.core.errors import BadSetting, CorruptArtifact
 from wyrmling.model.adapter import Adapters, Design
+from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
 
 # The adapter that a step trains.
@@ -26,6 +27,12 @@ def prepare(model: Model, step: TrainStep, *, seed: int, dtype: Dtype) -> Adapte
     dtype    frozen matrices are kept in it where that spares a cast at each product
     Raises   BadSetting when there would be nothing to train, or not what was asked for
     """
+    if isinstance(model, Foreign) and step.method not in ("full", "probe"):
+        raise BadSetting(
+            f"the method {step.method!r} is not there for a {model.config.family} model, which transformers computes",
+            where=f"train.{step.name}.method",
+            fix='use method = "full" or "probe", or a base of another kind',
+        )
     return _METHODS[step.method](model, step, seed, dtype)
 
 
