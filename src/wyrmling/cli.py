@@ -34,6 +34,8 @@ data_app = typer.Typer(
     help="Read, clean, de-duplicate, mask and split the sources; and ask what became of a row.",
     invoke_without_command=True,
 )
+objective_app = typer.Typer(help="The objective as a contract: check it before training.", no_args_is_help=True)
+app.add_typer(objective_app, name="objective")
 keys_app = typer.Typer(help="The API keys of this project's server: list, create, revoke.", invoke_without_command=True)
 app.add_typer(keys_app, name="keys")
 
@@ -58,7 +60,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ModelOption = Annotated[
-    str, typer.Option("--model", help="A model folder, NAME or NAME:3 of this project, ORG/NAME of the Hugging Face hub.")
+    str,
+    typer.Option("--model", help="A model folder, NAME or NAME:3 of this project, ORG/NAME of the Hugging Face hub."),
 ]
 
 SHARED = {
@@ -212,6 +215,16 @@ def plan(project: Any) -> Answer:
     return Answer(made.document(), made.text())
 
 
+@objective_app.command()
+@verb
+def check(project: Any) -> Answer:
+    """Before training: can the conditions be shown with these test rows, does the budget hold, is a baseline enough?"""
+    from wyrmling.flow import objective
+
+    found = objective.check(project)
+    return Answer(found.document(), found.text(), found.exit_code)
+
+
 @verb
 def make_data(project: Any, dry_run: bool = False) -> Answer:
     """Read, clean, de-duplicate, mask and split the sources."""
@@ -318,11 +331,12 @@ def evaluate(
     project: Any,
     model: Annotated[str | None, typer.Option(help="A model folder or name. Default: the last trained.")] = None,
     test: Annotated[Path | None, typer.Option(help="Score these rows instead of the project's test rows.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another model to compare with on the same rows.")] = None,
 ) -> Answer:
     """Score a model on held-out rows beside the cheap baselines, with intervals and a verdict."""
     from wyrmling.flow import stages
 
-    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test)))
+    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test, against)))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,9 @@ def evaluate(project: Project, folder: Path, rows: Rows, opponents: Mapping[str,
     baselines = _baselines(project, rows, scorer) if settings.evaluate.baselines else {}
     others = {name: _opponent(project, rows, scorer, path) for name, path in opponents.items()}
     per_class = model.outcome.per_class()
-    judged = _judged(criteria, model.outcome, found, per_class, columns, baselines | others, opponents)
+    beside = {name: one.answered.outcome for name, one in (baselines | others).items()}
+    absent = () if CHAMPION in opponents else (CHAMPION,)
+    judged = judge(criteria, model.outcome, found, columns, beside, absent)
     document = {
         "task": task,
         "goal": settings.objective.goal,
@@ -205,16 +207,21 @@ def _beside(task: str, model: Answered, one: Beside, comparable: Mapping[str, Se
 # ---- the verdict ----
 
 
-def _judged(
+def judge(
     criteria: Sequence[Criterion],
     outcome: Outcome,
     found: Mapping[str, Score],
-    per_class: Mapping[str, Mapping[str, Score]],
     columns: slices.Columns,
-    beside: Mapping[str, Beside],
-    opponents: Mapping[str, Path],
+    beside: Mapping[str, Outcome],
+    absent: Collection[str] = (),
 ) -> verdict.Verdict:
-    named = {f"{metric}[{label}]": one for label, by in per_class.items() for metric, one in by.items()}
+    """The verdict on a system that answered the test rows.
+
+    found    its scores over all rows
+    beside   the outcomes of baselines and other models, by name
+    """
+    labels = outcome.per_class()
+    named = {f"{metric}[{label}]": one for label, by in labels.items() for metric, one in by.items()}
     measured = {**found, **named}
     differences: dict[tuple[str, str], Difference] = {}
     for criterion in criteria:
@@ -223,10 +230,9 @@ def _judged(
         if criterion.metric in outcome.names and rows_N is not None:
             measured[criterion.name] = part.score(criterion.metric)
         if criterion.against is not None and criterion.against in beside:
-            other = beside[criterion.against].answered.outcome
+            other = beside[criterion.against]
             other = other if rows_N is None else other.take(rows_N)
             differences[criterion.name, criterion.against] = part.difference(other, criterion.metric)
-    absent = () if CHAMPION in opponents else (CHAMPION,)
     return verdict.judge(criteria, measured, differences, absent)
 
 

@@ -47,13 +47,19 @@ def train(project: Project, only: str | None = None) -> list[Artifact]:
     return made
 
 
-def evaluate(project: Project, model: str | None = None, test: Path | None = None) -> Artifact:
-    """The evaluation of a model (the last trained one by default) on the test rows, or on those of a file."""
+def evaluate(
+    project: Project, model: str | None = None, test: Path | None = None, against: str | None = None
+) -> Artifact:
+    """The evaluation of a model (the last trained one by default) on the test rows, or on those of a file.
+
+    against   another model, compared with on the same rows
+    """
     from wyrmling.evaluate import run
     from wyrmling.flow import models
 
     path = models.resolve(project, model) if model is not None else train(project)[-1].path / "model"
-    return run.run(project, data(project), path, test_file=test)
+    other = None if against is None else models.resolve(project, against)
+    return run.run(project, data(project), path, test_file=test, against=other)
 
 
 def data_answer(made: Artifact) -> Said:
