@@ -71,26 +71,44 @@ class Difference(NamedTuple):
         )
 
 
-def record(model: Model, tokenizer: Encoder, texts: Sequence[str], folder: Path) -> None:
-    """Ask the model about each text and keep texts, ids, float32 logits and greedy answers in its folder.
+class Probe(NamedTuple):
+    """A stored text, its ids, and the greedy answer as far as rounding can't change it."""
 
-    texts   a few short typical inputs; of a long one the first tokens are used
-    Raises  BadInput when there is no text
-    """
-    if not texts:
-        raise BadInput("a model folder needs at least one probe", where=folder, fix="give one or more typical inputs")
+    text: str
+    ids: list[int]
+    greedy: list[int]
+
+
+class Stored(NamedTuple):
+    """The probes of a folder and the logits of each: (T, V) float32, or (1, C) for a document's classes."""
+
+    probes: list[Probe]
+    logits: list[Tensor]
+
+
+def ask(model: Model, tokenizer: Encoder, texts: Sequence[str]) -> Stored:
+    """What a model says to each text; of a long one the first tokens are used."""
     encode = tokenizer.prompt if model.head_name == "next" else tokenizer.document
     # One token of room, so that there is something to answer.
     limit = min(PROBE_TOKENS, model.config.context - 1)
     prompts = [encode(text)[:limit] for text in texts]
-    logits = _logits(model, prompts)
-    answers = _greedy(model, prompts)
-    probes = [
-        {"text": text, "ids": ids, "greedy": [token.id for token in _beyond_doubt(answer)]}
-        for text, ids, answer in zip(texts, prompts, answers, strict=True)
-    ]
-    write_durably(folder / PROBES, (json.dumps({"probes": probes}, ensure_ascii=False, indent=1) + "\n").encode())
-    model_folder.write_tensors(folder / LOGITS, {f"logits.{i}": value for i, value in enumerate(logits)})
+    answers = [[token.id for token in _beyond_doubt(answer)] for answer in _greedy(model, prompts)]
+    found = [Probe(text, ids, answer) for text, ids, answer in zip(texts, prompts, answers, strict=True)]
+    return Stored(found, _logits(model, prompts))
+
+
+def record(model: Model, tokenizer: Encoder, texts: Sequence[str], folder: Path) -> None:
+    """Ask the model about each text and keep texts, ids, float32 logits and greedy answers in its folder.
+
+    texts   a few short typical inputs
+    Raises  BadInput when there is no text
+    """
+    if not texts:
+        raise BadInput("a model folder needs at least one probe", where=folder, fix="give one or more typical inputs")
+    stored = ask(model, tokenizer, texts)
+    content = {"probes": [probe._asdict() for probe in stored.probes]}
+    write_durably(folder / PROBES, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+    model_folder.write_tensors(folder / LOGITS, {f"logits.{i}": value for i, value in enumerate(stored.logits)})
 
 
 def replay(
@@ -107,26 +125,16 @@ def replay(
     model = model or model_folder.load(folder)
     if tokenizer is not None:
         _compare_ids(model, tokenizer, stored.probes, folder)
-    prompts = [probe.ids for probe in stored.probes]
-    answers = [[token.id for token in answer] for answer in _greedy(model, prompts)]
-    difference = compare(stored, _logits(model, prompts), answers, where=folder)
+    difference = measure(model, stored, where=folder)
     check(difference, allowed, where=folder)
     return difference
 
 
-class Probe(NamedTuple):
-    """A stored text, its ids, and the greedy answer as far as rounding can't change it."""
-
-    text: str
-    ids: list[int]
-    greedy: list[int]
-
-
-class Stored(NamedTuple):
-    """The probes of a folder and the logits of each: (T, V) float32, or (1, C) for a document's classes."""
-
-    probes: list[Probe]
-    logits: list[Tensor]
+def measure(model: Model, stored: Stored, *, where: object) -> Difference:
+    """How far a model's answers are from the stored ones. Raises GateRefused when they are of another shape."""
+    prompts = [probe.ids for probe in stored.probes]
+    answers = [[token.id for token in answer] for answer in _greedy(model, prompts)]
+    return compare(stored, _logits(model, prompts), answers, where=where)
 
 
 def compare(stored: Stored, logits: Sequence[Tensor], answers: Sequence[Sequence[int]], *, where: object) -> Difference:

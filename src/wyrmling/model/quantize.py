@@ -25,7 +25,7 @@ from wyrmling.model.heads import Model
 
 Method = Literal["int8", "int8-dynamic", "4bit"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# How far the distributions of rounded weights may be from the trained model's, on the stored probes: three times what
+# How far the distributions of rounded weights may be from the trained model's, on the stored probes: about ten times what
 # was measured on small trained models (benchmarks/RESULTS.md), and far below what a wrong matrix does.
 ALLOWED: dict[Method, probes.Allowed] = {
     "int8": probes.Allowed(mean_kl=0.01),

@@ -221,7 +221,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = HeadsNorm(q, config), HeadsNorm(kv, config)
 
     def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        heads_NHK = self.qkv(x_ND).view(len(x_ND), -1, self.head_dim)
+        heads_NHK = self.qkv(x_ND).view(x_ND.shape[0], -1, self.head_dim)
         q_NHK, k_NGK, v_NGK = torch.split(heads_NHK, [self.heads, self.kv_heads, self.kv_heads], dim=1)
         q_NHK, k_NGK = self.q_norm(q_NHK), self.k_norm(k_NGK)
         if rotation is not None:
