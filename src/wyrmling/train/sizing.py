@@ -157,7 +157,7 @@ def shape_of(config: ModelConfig, reason: str) -> Shape:
         ffn=config.ffn,
         context=config.context,
         tied=config.tied,
-        reasons={"family": reason},
+        reasons=dict.fromkeys(("family", "layers", "width", "heads", "ffn", "context"), reason),
         causal=config.causal,
         gated=config.switches.gated,
     )
