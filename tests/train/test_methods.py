@@ -22,6 +22,7 @@ from wyrmling.model.attention import Segments
 from wyrmling.model.folder import read_tensors
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig
+from wyrmling.tokenizer import run as tokenizer
 from wyrmling.train import checkpoint, run
 from wyrmling.train.batches import Batches
 from wyrmling.train.features import store
@@ -37,11 +38,13 @@ def base(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.run_all(project, small.data, small.tokens)[-1].path / "model"
 
 
-def project_of(small: Small, base: Path, root: Path, *settings: str, objective: str = "sft") -> Project:
+def project_of(
+    small: Small, base: Path, root: Path, *settings: str, objective: str = "sft", also: tuple[str, ...] = ()
+) -> Project:
     source = {"sft": "chats", "classify": "tickets", "tag": "names"}[objective]
     step = f'[{{name="s", objective="{objective}", sources=["{source}"]}}]'
     overrides = [f"model.base={base}", f"train={step}", *(f"train.s.{text}" for text in (*QUICK, *settings))]
-    return small.with_settings(*overrides, root=root)
+    return small.with_settings(*overrides, *also, root=root)
 
 
 def tuned(small: Small, base: Path, root: Path, *settings: str, objective: str = "sft") -> Artifact:
@@ -252,3 +255,26 @@ def test_a_tied_head_without_anything_else_can_not_be_probed(small: Small, base:
     folder.write_tensors(tmp_path / "tied" / "model.safetensors", tensors)
     with pytest.raises(BadSetting, match="nothing to probe"):
         tuned(small, tmp_path / "tied", tmp_path, "method=probe")
+
+
+def test_new_tokens_begin_as_means_of_old_ones_and_are_trained(small: Small, base: Path, tmp_path: Path) -> None:
+    settings = ("method=freeze", "freeze.layers=0", "steps=1", "lr=1e-9")
+    longer = ("tokenizer.extend=12",)
+    project = project_of(small, base, tmp_path, *settings, "freeze.embedding=true", also=longer)
+    tokens = tokenizer.run(project, small.data)
+    made = run.run_all(project, small.data, tokens)[-1]
+    before, after = (read_tensors(path / "model.safetensors") for path in (base, made.path / "model"))
+    new = json.loads((tokens.path / "vocab_extension.json").read_text())["new"]
+    assert len(new) > 0
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        for token in new:
+            # Adam's first step is as long as the rate, which is next to nothing here
+            assert torch.allclose(after[name][token["id"]], before[name][token["pieces"]].mean(dim=0), atol=1e-6)
+    # the folder speaks with the longer vocabulary
+    judge: Any = transformers.AutoModelForCausalLM.from_pretrained(made.path / "model")
+    ids = torch.tensor([3, 5, *(token["id"] for token in new)])
+    with torch.no_grad():
+        expected, ours = judge(input_ids=ids[None]).logits[0], folder.load(made.path).logits(ids, Segments([len(ids)]))
+    assert (expected - ours).abs().max() < 1e-4
+    with pytest.raises(BadSetting, match="rows the method 'lora' would not train"):
+        run.run_all(project_of(small, base, tmp_path, "method=lora", also=longer), small.data, tokens)

@@ -20,7 +20,7 @@ from wyrmling.core.errors import BadInput
 from wyrmling.model import folder as model_folder
 from wyrmling.model.adapter import Adapters, Design, Place, by_path, ends_with
 from wyrmling.model.families import from_file, to_file
-from wyrmling.model.heads import HeadName
+from wyrmling.model.heads import HeadName, with_head
 from wyrmling.model.lora import Part, scale_of
 
 CONFIG, WEIGHTS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "wyrmling.json"
@@ -98,6 +98,20 @@ def read(adapters: Adapters, folder: Path, name: str, *, base: Base | None = Non
         _fill(adapters, name, path, [(place, pairs[place.name]) for place in places])
     adapters.bring(name, brought)
     adapters.use(name)
+
+
+def on_base(folder: Path, base: Path, name: str, *, head: HeadName, n_classes: int) -> Adapters:
+    """The adapter in a folder on the model in another, in use under `name`.
+
+    head, n_classes   the head that the adapter was trained with; an adapter for labels brings its own
+    Raises            what `read` and the loading of a model raise
+    """
+    model = model_folder.load(base)
+    if model.head_name != head or (n_classes and model.n_out != n_classes):
+        model = with_head(model, head, n_classes).eval()
+    adapters = Adapters(model)
+    read(adapters, folder, name, base=base_of(base))
+    return adapters
 
 
 class _Pair(NamedTuple):

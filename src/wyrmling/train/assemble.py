@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,13 +20,14 @@ from wyrmling.core import hardware
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import warn
-from wyrmling.model import folder, sanity
+from wyrmling.model import folder, sanity, vocabulary
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.design import FamilyName
 from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model, stacked_parts, with_head
 from wyrmling.model.memory import keep_freed_memory
 from wyrmling.model.transformer import ModelConfig, padded_vocab
+from wyrmling.tokenizer.extend import EXTENSION_FILE
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train import guards, sizing
@@ -106,7 +108,7 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
     if job.base is None:
         shape = sizing.derive_model(settings, job.project.steps, facts)
         return Model(_config(shape, store), head, len(names), seed=settings.seed), shape
-    base = folder.load(job.base)
+    base = _with_new_tokens(folder.load(job.base), job, store)
     if base.config.vocab_size < store.vocab_size:
         raise BadSetting(
             f"the base model knows {base.config.vocab_size} tokens, its tokenizer {store.vocab_size}",
@@ -123,6 +125,27 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
     if isinstance(base, Foreign):
         return base.with_head(head, len(names), seed=settings.seed), sizing.shape_of(base.config, BASE_REASON)
     return with_head(base, head, len(names), seed=settings.seed), sizing.shape_of(base.config, BASE_REASON)
+
+
+def _with_new_tokens(base: Model, job: Job, store: TokenStore) -> Model:
+    """The base with rows for the tokens that its tokenizer was given; in the first step only, later ones have them."""
+    record = job.tokens.path / EXTENSION_FILE
+    if not job.first or not record.is_file():
+        return base
+    if job.step.method not in ("full", "freeze") or (job.step.method == "freeze" and not job.step.freeze.embedding):
+        raise BadSetting(
+            f"the tokenizer has new tokens, whose rows the method {job.step.method!r} would not train",
+            where=f"train.{job.step.name}.method",
+            fix='begin with a step that trains the embedding: method = "full", or "freeze" with embedding = true',
+        )
+    if isinstance(base, Foreign):
+        raise BadSetting(
+            f"a {base.config.family} model, which transformers computes, can't be given new tokens",
+            where="tokenizer.extend",
+            fix="leave tokenizer.extend and tokenizer.special_tokens out, or choose a base of another kind",
+        )
+    new = {token["id"]: token["pieces"] for token in json.loads(record.read_text())["new"]}
+    return vocabulary.extend(base, new, tokens=store.vocab_size)
 
 
 def _config(shape: Shape, store: TokenStore) -> ModelConfig:
