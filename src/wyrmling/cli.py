@@ -468,6 +468,19 @@ def list_models(project: Any) -> Answer:
 
 @models_app.command()
 @verb
+def suggest(
+    project: Any,
+    permissive: Annotated[bool, typer.Option("--permissive", help="Only licences without limits on use.")] = False,
+    language: Annotated[str | None, typer.Option(help="Only models for this language, such as de.")] = None,
+) -> Answer:
+    """Known open models to start from, by licence, memory, time and money on this machine; makes no network call."""
+    from wyrmling.flow import suggest as suggesting
+
+    return Answer(*suggesting.answer(project, permissive=permissive, language=language))
+
+
+@models_app.command()
+@verb
 def promote(
     project: Any, name: Annotated[str, typer.Argument(help="The model: NAME:VERSION or NAME:challenger.")]
 ) -> Answer:

@@ -16,7 +16,7 @@ from core.fake_hub import Hub, running
 from wyrmling import config
 from wyrmling.core import resolve
 from wyrmling.core.errors import BadInput, BadSetting, UsageError
-from wyrmling.core.hub import fetch, snapshot_of
+from wyrmling.core.hub import fetch, fetch_settings, snapshot_of
 from wyrmling.tokenizer import folder
 
 CONFIG = b'{"model_type": "llama"}'
@@ -161,6 +161,16 @@ def test_a_folder_a_name_and_a_hub_id_are_told_apart(machine: Machine, tmp_path:
         resolve.model("acme/tiny", root=tmp_path, database_url=None)
     with pytest.raises(UsageError, match="there is no model folder a/b/c"):
         resolve.model("a/b/c", root=tmp_path, database_url=None)
+
+
+def test_a_plan_needs_the_settings_only(machine: Machine) -> None:
+    settings = fetch_settings("acme/tiny")
+    assert [path.name for path in settings.folder.iterdir()] == ["config.json"]
+    assert not [request for request in machine.hub.requests if "safetensors" in request]
+    machine.hub.requests.clear()
+    assert fetch_settings("acme/tiny") == settings
+    assert machine.hub.requests == []
+    assert (fetch("acme/tiny").folder / "model.safetensors").is_file()
 
 
 def test_a_revision_belongs_to_a_hub_model(tmp_path: Path) -> None:

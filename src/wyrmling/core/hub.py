@@ -70,17 +70,24 @@ def fetch(repository: str, revision: str | None = None) -> Snapshot:
     Raises      UsageError without the extra `hf`, for an unknown model or revision, and for one that must be asked for;
                 BadInput when the hub can't be reached, or the model can't be used safely
     """
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise UsageError(
-            f"{repository} is no folder; models of the Hugging Face hub need an extra",
-            fix='pip install "wyrmling[hf]", or give the path of a model folder',
-        )
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     found, missing = _cached(repository, revision)
     if found is not None and not missing:
         return found
     with _explained(repository, revision, missing):
         return _download(repository, revision)
+
+
+def fetch_settings(repository: str, revision: str | None = None) -> Snapshot:
+    """The model's folder with at least its config.json, which says what it would cost. Otherwise as `fetch`."""
+    found, missing = _cached(repository, revision)
+    if found is not None and CONFIG not in missing:
+        return found
+    with _explained(repository, revision, missing):
+        from huggingface_hub import hf_hub_download
+
+        config = Path(hf_hub_download(repository, CONFIG, revision=revision))
+        _check_settings(repository, config)
+        return Snapshot(config.parent, repository, config.parent.name)
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -95,6 +102,12 @@ def missing_files(folder: Path) -> list[str]:
 
 def _cached(repository: str, revision: str | None) -> tuple[Snapshot | None, list[str]]:
     """What lies in the cache, and which of its files are missing. Makes no network call."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UsageError(
+            f"{repository} is no folder; models of the Hugging Face hub need an extra",
+            fix='pip install "wyrmling[hf]", or give the path of a model folder',
+        )
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -127,7 +140,7 @@ def _download(repository: str, revision: str | None) -> Snapshot:
     commit = str(info.sha)
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or () if "/" not in file.rfilename}
     _check_files(repository, list(sizes))
-    _check_settings(repository, hf_hub_download(repository, CONFIG, revision=commit))
+    _check_settings(repository, Path(hf_hub_download(repository, CONFIG, revision=commit)))
     chosen = {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in WANTED)}
     n_bytes = sum(chosen.values())
     cache = Path(constants.HF_HUB_CACHE)
@@ -168,8 +181,8 @@ def _check_files(repository: str, names: Sequence[str]) -> None:
     )
 
 
-def _check_settings(repository: str, config: str) -> None:
-    raw = json.loads(Path(config).read_text(encoding="utf-8"))
+def _check_settings(repository: str, config: Path) -> None:
+    raw = json.loads(config.read_text(encoding="utf-8"))
     if "auto_map" in raw:
         raise BadInput(
             f"config.json of {repository} has auto_map: the model needs its own Python code, which is never run",

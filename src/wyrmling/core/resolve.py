@@ -13,13 +13,16 @@ CONFIG = "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def model(reference: str, *, root: Path | None, database_url: str | None, revision: str | None = None) -> Path:
+def model(
+    reference: str, *, root: Path | None, database_url: str | None, revision: str | None = None, whole: bool = True
+) -> Path:
     """The model folder that a path, a hub id or a registered name means.
 
     reference     a model folder or train artifact, from `root` or the working folder; ORGANISATION/NAME or
                   ORGANISATION/NAME@REVISION of the hub; NAME, NAME:3 or NAME:challenger of the registry
     database_url  the registry; None: paths and hub ids only
     revision      of a hub model: a commit, tag or branch
+    whole         False: of a hub model only config.json has to be there
     Raises        UsageError naming what was looked for when nothing is meant; what `hub.fetch` raises
     """
     for path in (root / reference if root else Path(reference), Path(reference).expanduser()):
@@ -33,7 +36,8 @@ def model(reference: str, *, root: Path | None, database_url: str | None, revisi
             fix="name a folder with config.json and model.safetensors, or a train artifact that holds one in model/",
         )
     if _HUB_ID.fullmatch(name):
-        return hub.fetch(name, at or revision).folder
+        fetch = hub.fetch if whole else hub.fetch_settings
+        return fetch(name, at or revision).folder
     if "/" in reference or database_url is None:
         raise UsageError(
             f"there is no model folder {reference}",

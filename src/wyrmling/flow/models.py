@@ -27,18 +27,19 @@ def project_of(folder: Path | None, reference: str) -> Project | None:
         raise
 
 
-def resolve(project: Project | None, reference: str) -> Path:
+def resolve(project: Project | None, reference: str, *, whole: bool = True) -> Path:
     """The model folder that a path, a model of the Hugging Face hub or a registered name means.
 
     reference  a model folder, a train artifact; ORGANISATION/NAME, ORGANISATION/NAME@REVISION; NAME (its champion),
                NAME:3, NAME:challenger
+    whole      False: of a hub model that is not here yet, only its settings are fetched
     Raises     UsageError naming what there is when nothing is meant; BadInput when the hub can't give it
     """
     if project is None:
-        return where.model(reference, root=None, database_url=None)
+        return where.model(reference, root=None, database_url=None, whole=whole)
     asked = project.settings.model
     revision = asked.revision if reference == asked.base else None
-    return where.model(reference, root=project.root, database_url=project.database_url, revision=revision)
+    return where.model(reference, root=project.root, database_url=project.database_url, revision=revision, whole=whole)
 
 
 def listing(project: Project) -> tuple[dict[str, Any], str]:

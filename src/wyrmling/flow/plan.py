@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -185,25 +184,14 @@ def _check_sources(project: Project, known: Known) -> None:
 
 def base_shape(project: Project) -> Shape | None:
     """The sizes of the base model, from its config.json; None when training starts from scratch."""
-    from wyrmling.flow import models
-
     base = project.settings.model.base
     if base == "scratch":
         return None
-    config = json.loads((models.resolve(project, base) / "config.json").read_text(encoding="utf-8"))
-    heads = config["num_attention_heads"]
-    return Shape(
-        family="modernbert" if config["model_type"] == "modernbert" else "qwen3",
-        vocab_size=config["vocab_size"],
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        ffn=config["intermediate_size"],
-        context=config["max_position_embeddings"],
-        tied=config.get("tie_word_embeddings", config["model_type"] == "modernbert"),
-        reasons={"model": f"the sizes of model.base = {base!r}"},
+    from wyrmling.flow import models
+    from wyrmling.model import folder
+
+    return sizing.shape_of(
+        folder.describe(models.resolve(project, base, whole=False)), f"the sizes of model.base = {base!r}"
     )
 
 

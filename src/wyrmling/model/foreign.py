@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from wyrmling.core.errors import BadInput, BadSetting, UsageError
 from wyrmling.core.log import say
 from wyrmling.model.attention import Segments
-from wyrmling.model.design import Design, FamilyName
+from wyrmling.model.design import FAMILIES, Design, FamilyName
 from wyrmling.model.heads import HeadDesign, HeadName, Model, Output
 from wyrmling.model.tensor_files import read_folder
 from wyrmling.model.transformer import ModelConfig
@@ -49,6 +49,11 @@ class ForeignConfig(ModelConfig):
     @property
     def causal(self) -> bool:
         return self.decoder
+
+    @property
+    def switches(self) -> Design:
+        """Of a plain transformer: only forecasts ask, and that is their assumption."""
+        return FAMILIES["gpt2" if self.decoder else "bert"]
 
 
 class ForeignBody(nn.Module):
