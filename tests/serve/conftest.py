@@ -14,18 +14,19 @@ import openai
 import pytest
 import torch
 
-from wyrmling.config import Serve
+from wyrmling.config import Project, Serve
 from wyrmling.core.store import Store
 from wyrmling.model import probes
 from wyrmling.model.folder import About, save
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig, padded_vocab
 from wyrmling.serve import run
-from wyrmling.serve.engine import Engine
+from wyrmling.serve.access import AccessLog
 from wyrmling.serve.loaded import Found, find
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.parity import load_checked
 from wyrmling.serve.service import Service
+from wyrmling.serve.workshop import Workshop
 from wyrmling.tokenizer import bpe
 from wyrmling.tokenizer import folder as tokenizer_folder
 from wyrmling.tokenizer.tokenizer import Tokenizer
@@ -119,6 +120,9 @@ class Running:
     def get(self, path: str, **options: object) -> httpx2.Response:
         return HTTP.get(self.address + path, **options)
 
+    def ask(self, method: str, path: str, **options: object) -> httpx2.Response:
+        return HTTP.request(method, self.address + path, **options)
+
     def metric(self, line_start: str) -> float:
         """The sum of the samples whose line begins so."""
         lines = self.get("/metrics").text.splitlines()
@@ -126,14 +130,23 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(found: Found, store: Store, settings: Serve | None = None, *, host: str = "127.0.0.1") -> Iterator[Running]:
+def running(
+    found: Found,
+    store: Store,
+    settings: Serve | None = None,
+    *,
+    host: str = "127.0.0.1",
+    project: Project | None = None,
+) -> Iterator[Running]:
     settings = settings or Serve()
     metrics = Metrics(found.name)
     loaded = load_checked(found)
-    engine = Engine(loaded, max_sequences=settings.max_sequences, max_queue=settings.max_queue, metrics=metrics)
-    service = Service(loaded, engine, store, metrics, settings, watts=10.0)
+    service = Service(loaded, run.new_engine(loaded, settings, metrics), store, metrics, settings, watts=10.0)
+    if project is not None:
+        service = run.with_workshop(service, Workshop(project, store), "cpu")
+    log = AccessLog(settings.access_log, Path.cwd() if project is None else project.root)
     with contextlib.closing(run.listen(host, 0, store)) as listener:
-        server = run.Server(service, host, listener)
+        server = run.Server(service, host, listener, log)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -154,9 +167,16 @@ Start = Callable[..., contextlib.AbstractContextManager[Running]]
 def start(tmp_path: Path) -> Start:
     """Starts a server of its own around a model folder: `with start(folder) as server`."""
 
-    def begin(folder: Path, *, host: str = "127.0.0.1", store: Store | None = None, **settings: object):
+    def begin(
+        folder: Path,
+        *,
+        host: str = "127.0.0.1",
+        store: Store | None = None,
+        project: Project | None = None,
+        **settings: object,
+    ):
         store = store or Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
-        return running(find(folder, store), store, Serve(**settings), host=host)
+        return running(find(folder, store), store, Serve(**settings), host=host, project=project)
 
     return begin
 

@@ -99,9 +99,11 @@ def test_a_folder_from_elsewhere_is_served_with_a_warning(kitchen, tmp_path: Pat
     assert loaded.found.name == "elsewhere"
 
 
-def test_a_model_that_fills_in_hidden_tokens_only_is_refused(kitchen) -> None:
-    with pytest.raises(BadInput, match="only fills in hidden tokens"):
-        load_checked(find(kitchen.model("hider", "masked")))
+def test_a_model_that_fills_in_hidden_tokens_only_embeds(kitchen) -> None:
+    loaded = load_checked(find(kitchen.model("hider", "masked")))
+    assert loaded.job == "embed"
+    with pytest.raises(UsageError, match=r"only embeds texts(.|\n)*train a classify or tag step"):
+        loaded.need("generate", "chat")
 
 
 def test_a_registered_version_answers_to_its_number_too(kitchen, start, tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ class Jobs:
             )
             return done.rowcount == 1
 
+    def forget_model(self, job_id: str) -> None:
+        """Take the name of its model from a job."""
+        with self.store.writing() as connection:
+            connection.execute(tables.jobs.update().where(tables.jobs.c.id == job_id).values(fine_tuned_model=None))
+
     def say(
         self,
         job_id: str,

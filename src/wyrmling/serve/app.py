@@ -13,54 +13,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from wyrmling.feedback.ratings import UnknownAnswer, rate
-from wyrmling.serve import generation, labelling
+from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models
+from wyrmling.serve.access import AccessLog
 from wyrmling.serve.guard import Guard
+from wyrmling.serve.limits import Limits
 from wyrmling.serve.metrics import CONTENT_TYPE
-from wyrmling.serve.openai import ApiError, FeedbackRequest, model_not_found
-from wyrmling.serve.responses import FeedbackReceipt, ModelCard, ModelList
-from wyrmling.serve.service import Service, answering, read
-
-
-def create_app(service: Service, *, loopback: bool) -> ASGIApp:
-    """The whole application behind its guard.
-
-    loopback   True when only this machine can connect; then keys are asked for only once one was made
-    """
-    routes = [
-        Route("/v1/models", answering(models), methods=["GET"]),
-        # Model names may hold slashes and colons.
-        Route("/v1/models/{model:path}", answering(model), methods=["GET"]),
-        Route("/v1/completions", answering(generation.completions), methods=["POST"]),
-        Route("/v1/chat/completions", answering(generation.chat_completions), methods=["POST"]),
-        Route("/v1/classify", answering(labelling.classify), methods=["POST"]),
-        Route("/v1/tag", answering(labelling.tag), methods=["POST"]),
-        Route("/v1/feedback", answering(feedback), methods=["POST"]),
-        Route("/livez", answering(live), methods=["GET"]),
-        Route("/readyz", answering(ready), methods=["GET"]),
-        Route("/health", answering(ready), methods=["GET"]),
-        Route("/metrics", answering(metrics), methods=["GET"]),
-    ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route})
-    app.state.service = service
-    return Guard(app, service.store, loopback, service.metrics)
-
-
-async def models(service: Service, request: Request) -> Response:
-    """The one model that is served."""
-    body = ModelList(object="list", data=[_card(service)])
-    return Response(body.json_bytes(), media_type="application/json")
-
-
-async def model(service: Service, request: Request) -> Response:
-    """The card of the model that is served."""
-    name = request.path_params["model"]
-    if name not in service.names:
-        raise model_not_found(name)
-    return Response(_card(service).json_bytes(), media_type="application/json")
-
-
-def _card(service: Service) -> ModelCard:
-    return ModelCard(id=service.name, object="model", created=service.started, owned_by="wyrmling")
+from wyrmling.serve.openai import ApiError, FeedbackRequest
+from wyrmling.serve.responses import FeedbackReceipt
+from wyrmling.serve.service import Handler, Service, answering, read
 
 
 async def feedback(service: Service, request: Request) -> Response:
@@ -75,7 +35,7 @@ async def feedback(service: Service, request: Request) -> Response:
             rating=body.rating,
             correction=body.correction,
             comment=body.comment,
-            key_id=request.state.key_id,
+            key_id=request.state.caller.key_id,
             labels=loaded.labels if loaded.job == "classify" else None,
             tags=loaded.tags if loaded.job == "tag" else None,
         )
@@ -109,3 +69,49 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
     message = f"there is no {request.method} {request.url.path[:100]}"
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     return JSONResponse(ApiError(status, message, code="unknown_route").body(), status, headers=headers)
+
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/v1/models", models.models),
+    # Model names may hold slashes and colons.
+    ("GET", "/v1/models/{model:path}", models.model),
+    ("DELETE", "/v1/models/{model:path}", models.delete),
+    ("POST", "/v1/completions", generation.completions),
+    ("POST", "/v1/chat/completions", generation.chat_completions),
+    ("POST", "/v1/embeddings", embeddings.embeddings),
+    ("POST", "/v1/classify", labelling.classify),
+    ("POST", "/v1/tag", labelling.tag),
+    ("POST", "/v1/files", files.create),
+    ("GET", "/v1/files", files.files),
+    ("GET", "/v1/files/{file}", files.file),
+    ("DELETE", "/v1/files/{file}", files.delete),
+    ("GET", "/v1/files/{file}/content", files.content),
+    ("POST", "/v1/fine_tuning/jobs", fine_tuning.create),
+    ("GET", "/v1/fine_tuning/jobs", fine_tuning.jobs),
+    ("GET", "/v1/fine_tuning/jobs/{job}", fine_tuning.job),
+    ("GET", "/v1/fine_tuning/jobs/{job}/events", fine_tuning.events),
+    ("GET", "/v1/fine_tuning/jobs/{job}/checkpoints", fine_tuning.checkpoints),
+    ("POST", "/v1/fine_tuning/jobs/{job}/cancel", fine_tuning.cancel),
+    ("POST", "/v1/fine_tuning/jobs/{job}/pause", fine_tuning.pause),
+    ("POST", "/v1/fine_tuning/jobs/{job}/resume", fine_tuning.resume),
+    ("POST", "/v1/feedback", feedback),
+    ("GET", "/livez", live),
+    ("GET", "/readyz", ready),
+    ("GET", "/health", ready),
+    ("GET", "/metrics", metrics),
+)
+
+
+def create_app(service: Service, *, loopback: bool, log: AccessLog) -> ASGIApp:
+    """The whole application behind its guard.
+
+    loopback   True when only this machine can connect; then keys are asked for only once one was made
+    log        gets one line per request
+    """
+    handlers: dict[str, dict[str, Handler]] = {}
+    for method, path, handler in ROUTES:
+        handlers.setdefault(path, {})[method] = handler
+    routes = [Route(path, answering(by_method), methods=list(by_method)) for path, by_method in handlers.items()]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route})
+    app.state.service = service
+    return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log)

@@ -73,6 +73,11 @@ class Engine:
         """Whether a request would be taken: the thread lives and is not being stopped."""
         return self._thread.is_alive() and self._deadline is None
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is anything left to finish after `drain`."""
+        return self._thread.is_alive()
+
     # ---- called by the server's threads ----
 
     def ask(self, questions: Sequence[Question], deliver: Deliver) -> Ticket:

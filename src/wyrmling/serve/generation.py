@@ -70,7 +70,7 @@ class Job:
 async def completions(service: Service, request: Request) -> Response:
     """Continue a prompt, several prompts, or only score them (`echo`, `logprobs`, `max_tokens: 0`)."""
     body = await read(CompletionRequest, request)
-    service.check_model(body.model, "generate", "completions")
+    service = await service.of(body.model, "generate", "completions", request.state.caller)
     tokenizer, n = service.loaded.tokenizer, body.n or 1
     questions: list[Question] = []
     choices: list[Whole] = []
@@ -101,14 +101,14 @@ async def completions(service: Service, request: Request) -> Response:
     dialect = CompletionDialect(
         Spelling(tokenizer), logprobs=body.logprobs, usage_in_chunks=bool(body.stream) and body.wants_usage
     )
-    asked = Asked(service, "completions", "cmpl", request.state.key_id, body.prompt)
+    asked = Asked(service, "completions", "cmpl", request.state.caller, body.prompt)
     return await _answer(request, Job(asked, questions, choices, dialect, prompt_tokens, body.wants_usage), body.stream)
 
 
 async def chat_completions(service: Service, request: Request) -> Response:
     """Answer a conversation."""
     body = await read(ChatRequest, request)
-    service.check_model(body.model, "generate", "chat/completions")
+    service = await service.of(body.model, "generate", "chat/completions", request.state.caller)
     messages = [message.for_template() for message in body.messages]
     ids = service.loaded.prompt(messages)
     _check_prompt(service, ids, "messages", room=1)
@@ -123,7 +123,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
         logprobs=bool(body.logprobs),
         usage_in_chunks=bool(body.stream) and body.wants_usage,
     )
-    asked = Asked(service, "chat", "chatcmpl", request.state.key_id, messages)
+    asked = Asked(service, "chat", "chatcmpl", request.state.caller, messages)
     job = Job(asked, questions, [Whole() for _ in questions], dialect, len(ids), body.wants_usage)
     return await _answer(request, job, body.stream)
 
@@ -166,7 +166,7 @@ async def _answer(request: Request, job: Job, stream: bool | None) -> Response:
     if not stream:
         return await unless_gone(request, _whole(job), job.abandon)
     return StreamingResponse(
-        _stream(job, request.state.request_id),
+        _stream(job, request.state.caller.request_id),
         media_type="text/event-stream",
         # nginx would collect the stream before it passes it on.
         headers={"x-accel-buffering": "no"},

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, the Host header, the size of a body; and what every answer carries.
+"""Who may ask what, and how much: API keys with scopes and limits, the Host header; and what every answer carries.
 
 Without keys only this machine may ask. A page in a browser can reach 127.0.0.1 too, so no CORS header is sent and the
 Host header must name this machine: a foreign name that points here (DNS rebinding) is refused.
@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
 
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.store import Store
+from wyrmling.core.tables import ApiKey, Scope
+from wyrmling.serve.access import AccessLog
+from wyrmling.serve.caller import Caller
+from wyrmling.serve.limits import Limits
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.openai import ApiError
 
 PUBLIC = frozenset({"/livez", "/readyz", "/health"})
-MAX_BODY_BYTES = 1_000_000
+# The scope that a path asks for, the first prefix that fits. Cards of models and metrics are for every key.
+SCOPES: tuple[tuple[str, Scope], ...] = (
+    ("/v1/files", "files"),
+    ("/v1/fine_tuning/", "train"),
+    ("/v1/feedback", "feedback"),
+    ("/v1/", "infer"),
+)
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -55,39 +67,65 @@ class Guard:
 
     store      where the keys are
     loopback   True: only this machine can connect, so a key is asked for only once one has been made
-    `scope["state"]` of a request that was let in holds `request_id` and `key_id` (None without keys).
+    `scope["state"]["caller"]` of a request that was let in says who asks.
     """
 
     app: ASGIApp
     store: Store
     loopback: bool
     metrics: Metrics
+    limits: Limits
+    log: AccessLog
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = "req-" + secrets.token_hex(12)
+        started, answered = time.monotonic(), {"status": 0, "bytes": 0}
+        caller = Caller("req-" + secrets.token_hex(12), None, self.limits)
+        allowance: dict[str, str] = {}
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.metrics.answered(scope["path"], message["status"])
+                answered["status"] = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                for name, value in SECURITY_HEADERS.items():
+                headers["x-request-id"] = caller.request_id
+                for name, value in (SECURITY_HEADERS | allowance).items():
                     headers.setdefault(name, value)
+            else:
+                answered["bytes"] += len(message.get("body", b""))
             await send(message)
 
         try:
             self._check_host(scope)
-            key_id = self._check_key(scope)
-            scope.setdefault("state", {}).update(request_id=request_id, key_id=key_id)
+            caller = replace(caller, key=self._check_key(scope))
+            if caller.key is not None:
+                self._check_scope(scope, caller.key)
+                if scope["method"] == "POST":
+                    allowance |= self.limits.admit(caller.key)
+            scope.setdefault("state", {})["caller"] = caller
             await self.app(scope, receive, send_guarded)
         except ApiError as error:
             answer = JSONResponse(error.body(), error.status, headers=error.headers)
             await answer(scope, receive, send_guarded)
+        finally:
+            # The route as it is written in the table of routes: a path can hold anything.
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.answered(route, answered["status"])
+            self.log.write(
+                {
+                    "request": caller.request_id,
+                    "key": caller.key_id,
+                    "method": scope["method"],
+                    "route": route,
+                    "status": answered["status"],
+                    "bytes": answered["bytes"],
+                    "ms": round((time.monotonic() - started) * 1000, 3),
+                    **caller.noted,
+                }
+            )
 
-    def _check_host(self, scope: Scope) -> None:
+    def _check_host(self, scope: Connection) -> None:
         if not self.loopback:
             # Every request needs a key here, which a rebinding page does not have.
             return
@@ -96,7 +134,7 @@ class Guard:
         if not is_loopback(name):
             raise ApiError(400, f"this server does not answer as {name[:100]!r}", code="invalid_host")
 
-    def _check_key(self, scope: Scope) -> str | None:
+    def _check_key(self, scope: Connection) -> ApiKey | None:
         if scope["path"] in PUBLIC or (self.loopback and not self.store.list_keys()):
             return None
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -109,4 +147,17 @@ class Guard:
                 kind="authentication_error",
                 headers={"www-authenticate": "Bearer"},
             )
-        return key.id
+        return key
+
+    def _check_scope(self, scope: Connection, key: ApiKey) -> None:
+        if scope["path"].startswith("/v1/models"):
+            needed: Scope | None = "train" if scope["method"] == "DELETE" else None
+        else:
+            needed = next((needed for prefix, needed in SCOPES if scope["path"].startswith(prefix)), None)
+        if needed is not None and not key.allows(needed):
+            raise ApiError(
+                403,
+                f"this key may not do that: it has the scopes {', '.join(key.scopes)}, but {needed} is needed",
+                code="missing_scope",
+                kind="permission_error",
+            )

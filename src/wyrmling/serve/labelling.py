@@ -24,10 +24,10 @@ Found = list[list[list[float]]]
 async def classify(service: Service, request: Request) -> Response:
     """The label of each text, with the probabilities of all labels."""
     body = await read(ClassifyRequest, request)
-    service.check_model(body.model, "classify", "classify")
+    service = await service.of(body.model, "classify", "classify", request.state.caller)
     loaded = service.loaded
     rows = _rows(body.texts, lambda text: labels.text_row(loaded.tokenizer, text, loaded.context))
-    asked = Asked(service, "classify", "cls", request.state.key_id, body.texts)
+    asked = Asked(service, "classify", "cls", request.state.caller, body.texts)
 
     def answer(found: Found) -> Body:
         return Classification(
@@ -45,11 +45,11 @@ async def classify(service: Service, request: Request) -> Response:
 async def tag(service: Service, request: Request) -> Response:
     """The tag of each word, with its probability, and the entities that the tags make."""
     body = await read(TagRequest, request)
-    service.check_model(body.model, "tag", "tag")
+    service = await service.of(body.model, "tag", "tag", request.state.caller)
     loaded = service.loaded
     texts = [labels.split_words(text) if isinstance(text, str) else text for text in body.texts]
     rows = _rows(texts, lambda words: labels.words_row(loaded.tokenizer, words, loaded.context))
-    asked = Asked(service, "tag", "tag", request.state.key_id, texts)
+    asked = Asked(service, "tag", "tag", request.state.caller, texts)
 
     def answer(found: Found) -> Body:
         return Tagging(

@@ -16,8 +16,17 @@ from wyrmling.model.heads import Model
 from wyrmling.tokenizer import chat
 from wyrmling.tokenizer.tokenizer import Tokenizer
 
-Job = Literal["generate", "classify", "tag"]
-_JOBS: dict[str, Job] = {"next": "generate", "classes": "classify", "tags": "tag"}
+Job = Literal["generate", "classify", "tag", "embed"]
+# A model that fills in hidden tokens answers nothing, but its hidden states can be pooled.
+_JOBS: dict[str, Job] = {
+    "next": "generate", "classes": "classify", "tags": "tag", "embed": "embed", "masked": "embed",
+}  # fmt: skip
+_DOES: dict[Job, tuple[str, str]] = {
+    "generate": ("generates text", "use chat or completions"),
+    "classify": ("classifies texts", "use classify"),
+    "tag": ("tags words", "use tag"),
+    "embed": ("only embeds texts", "use embeddings, or train a classify or tag step on top of it"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,8 @@ class Loaded:
     def need(self, job: Job, endpoint: str) -> None:
         """Raises UsageError when this model is for another job."""
         if self.job != job:
-            verbs = {"generate": "generates text", "classify": "classifies texts", "tag": "tags words"}
-            raise UsageError(
-                f"{self.found.name} {verbs[self.job]}, so {endpoint} can't use it",
-                fix={"generate": "use chat or completions", "classify": "use classify", "tag": "use tag"}[self.job],
-            )
+            does, instead = _DOES[self.job]
+            raise UsageError(f"{self.found.name} {does}, so {endpoint} can't use it", fix=instead)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The tokens of a conversation for the model to go on from.
@@ -95,17 +101,11 @@ def _at(folder: Path, store: Store | None) -> Found:
 def load(found: Found, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
     """The model in memory, in evaluation mode.
 
-    Raises   BadInput when the model has no head that answers; whatever reading the folder raises
+    Raises   BadInput when the names of its outputs are missing; whatever reading the folder raises
     """
     model = model_folder.load(found.folder, device=device, dtype=dtype)
     about = model_folder.about(found.folder)
-    job = _JOBS.get(model.head_name)
-    if job is None:
-        raise BadInput(
-            "this model only fills in hidden tokens, so it can't answer yet",
-            where=found.folder,
-            fix="train a classify or tag step on top of it",
-        )
+    job = _JOBS[model.head_name]
     tokenizer = Tokenizer.load(found.folder)
     labels, tags = (tuple(about.labels), tuple(about.tags)) if about is not None else ((), ())
     for names, wanted in ((labels, "classify"), (tags, "tag")):

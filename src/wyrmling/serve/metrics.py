@@ -5,16 +5,11 @@ No label takes a value from a request: a thousand unknown model names make no ne
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-ROUTES = frozenset(
-    {
-        "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/classify", "/v1/tag", "/v1/feedback",
-        "/livez", "/readyz", "/health", "/metrics",
-    }
-)  # fmt: skip
 
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -22,11 +17,15 @@ _MILLISECOND_STEPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0
 
 
 class Metrics:
-    """The metrics of one server. Endpoint labels are the fixed route names."""
+    """The metrics of one model of a server. Endpoint labels are the fixed route names.
 
-    def __init__(self, model: str) -> None:
-        self.registry = CollectorRegistry()
+    beside   those of another model of the same server, which then share everything but the label `model_name`
+    """
+
+    def __init__(self, model: str, beside: Metrics | None = None) -> None:
+        self.registry: CollectorRegistry = CollectorRegistry() if beside is None else beside.registry
         self._model = model
+        self._collectors: dict[str, Any] = {} if beside is None else beside._collectors
         self.running = self._gauge("num_requests_running", "Answers being generated.")
         self.waiting = self._gauge("num_requests_waiting", "Answers waiting for a place in the batch.")
         self.kv_cache_usage = self._gauge("kv_cache_usage_perc", "Share of the batch's places in use, 0 to 1.")
@@ -40,28 +39,37 @@ class Metrics:
         self.queue_time = self._histogram("request_queue_time_seconds", "From arrival to the batch.", _SECONDS)
         self.prompt_length = self._histogram("request_prompt_tokens", "Tokens read per answer.", _TOKENS)
         self.answer_length = self._histogram("request_generation_tokens", "Tokens generated per answer.", _TOKENS)
-        self.joules = Counter("wyrmling:energy_joules", "Energy of answering.", registry=self.registry)
-        self.requests = Counter(
-            "wyrmling:http_requests", "Requests by route and status.", ("route", "status"), registry=self.registry
-        )
-        self.feedback = Counter("wyrmling:feedback", "Feedback received.", ("rating",), registry=self.registry)
+        self.joules = self._own("energy_joules", "Energy of answering.")
+        self.requests = self._own("http_requests", "Requests by route and status.", ("route", "status"))
+        self.feedback = self._own("feedback", "Feedback received.", ("rating",))
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, help_text: str) -> Gauge:
-        return Gauge(f"vllm:{name}", help_text, ("model_name",), registry=self.registry).labels(self._model)
+        gauge: Gauge = self._made(Gauge, f"vllm:{name}", help_text, ("model_name",)).labels(self._model)
+        return gauge
 
     def _counter(self, name: str, help_text: str, label: str | None = None) -> Counter:
-        if label is None:
-            return Counter(f"vllm:{name}", help_text, ("model_name",), registry=self.registry).labels(self._model)
-        return Counter(f"vllm:{name}", help_text, ("model_name", label), registry=self.registry)
+        labels = ("model_name",) if label is None else ("model_name", label)
+        counter: Counter = self._made(Counter, f"vllm:{name}", help_text, labels)
+        return counter.labels(self._model) if label is None else counter
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"vllm:{name}", help_text, ("model_name",), buckets=buckets, registry=self.registry).labels(
-            self._model
-        )
+        made = self._made(Histogram, f"vllm:{name}", help_text, ("model_name",), buckets=buckets)
+        histogram: Histogram = made.labels(self._model)
+        return histogram
+
+    def _own(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
+        counter: Counter = self._made(Counter, f"wyrmling:{name}", help_text, labels)
+        return counter
+
+    def _made(self, kind: Any, name: str, help_text: str, labels: tuple[str, ...], **options: Any) -> Any:
+        """The collector of that name, which the models of a server share."""
+        if name not in self._collectors:
+            self._collectors[name] = kind(name, help_text, labels, registry=self.registry, **options)
+        return self._collectors[name]
 
     def finished(self, reason: str) -> None:
         """Count one finished answer; reason is stop or length, or abort for one given up."""
@@ -75,7 +83,6 @@ class Metrics:
         """Count one piece of feedback."""
         self.feedback.labels({1: "up", 0: "neutral", -1: "down", None: "none"}[rating]).inc()
 
-    def answered(self, path: str, status: int) -> None:
-        """Count one HTTP answer under its route; paths that are no route share one label."""
-        route = path if path in ROUTES else "/v1/models" if path.startswith("/v1/models/") else "other"
+    def answered(self, route: str, status: int) -> None:
+        """Count one HTTP answer under its route."""
         self.requests.labels(route, str(status)).inc()

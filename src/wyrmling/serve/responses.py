@@ -134,6 +134,27 @@ class ChatChunk(Body):
     usage: UsageCount | None = None
 
 
+# embeddings
+
+
+class Embedding(Body):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Body):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Body):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 # classify, tag, feedback: our own
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,16 +24,17 @@ from wyrmling.core.energy import Meter
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.core.log import say, warn
 from wyrmling.core.store import Store
+from wyrmling.serve.access import AccessLog
 from wyrmling.serve.app import create_app
 from wyrmling.serve.engine import Engine
+from wyrmling.serve.foreman import Foreman
 from wyrmling.serve.guard import check_bind, is_loopback
-from wyrmling.serve.loaded import Loaded, find
+from wyrmling.serve.loaded import Found, Loaded, find
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.parity import load_checked
+from wyrmling.serve.pool import DRAIN_SECONDS, Member, Pool
 from wyrmling.serve.service import Service
-
-# How long answers that are being generated may go on after the server was told to stop.
-DRAIN_SECONDS = 30.0
+from wyrmling.serve.workshop import Workshop
 
 
 def serve(project: Project | None, model: str | Path, *, host: str | None = None, port: int | None = None) -> None:
@@ -48,23 +50,47 @@ def serve(project: Project | None, model: str | Path, *, host: str | None = None
     with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
         found = find(model, store)
         with Meter() if project is None else project.meter() as meter:
-            loaded = load_checked(found, device=_prepare(Machine() if project is None else project.settings.machine))
+            device = _prepare(Machine() if project is None else project.settings.machine)
+            loaded = load_checked(found, device=device)
             cost = meter.cost()
         watts = cost.wh * 3600 / cost.seconds
         say(f"{found.name}: {found.folder}, digest {found.digest[:12]}; answers checked against the trained model's")
         metrics = Metrics(found.name)
-        engine = Engine(loaded, max_sequences=settings.max_sequences, max_queue=settings.max_queue, metrics=metrics)
-        service = Service(loaded, engine, store, metrics, settings, watts)
-        Server(service, host, listener).run()
+        engine = new_engine(loaded, settings, metrics)
+        service = Service(loaded, engine, store, metrics, settings, watts, meter.tariff)
+        folder = Path.cwd() if project is None else project.root
+        if project is not None:
+            service = with_workshop(service, Workshop(project, store), device)
+        Server(service, host, listener, AccessLog(settings.access_log, folder)).run()
+
+
+def new_engine(loaded: Loaded, settings: Serve, metrics: Metrics) -> Engine:
+    """An engine as the settings want it, not started yet."""
+    return Engine(loaded, max_sequences=settings.max_sequences, max_queue=settings.max_queue, metrics=metrics)
+
+
+def with_workshop(service: Service, workshop: Workshop, device: str) -> Service:
+    """The service with what it needs for files, fine-tuning jobs and the models that come out of them."""
+    settings = service.settings
+
+    def load(found: Found) -> Member:
+        loaded = load_checked(found, device=device)
+        metrics = Metrics(found.name, beside=service.metrics)
+        engine = new_engine(loaded, settings, metrics)
+        engine.start()
+        return Member(loaded, engine, metrics)
+
+    foreman = Foreman(workshop, settings.max_jobs)
+    return replace(service, workshop=workshop, pool=Pool(load, settings.max_models), foreman=foreman)
 
 
 class Server(uvicorn.Server):
     """uvicorn around one service: starts its engine, and lets it finish what it began when a signal comes."""
 
-    def __init__(self, service: Service, host: str, listener: socket.socket) -> None:
+    def __init__(self, service: Service, host: str, listener: socket.socket, log: AccessLog) -> None:
         self._service, self._listener = service, listener
         self._address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
-        app = create_app(service, loopback=is_loopback(host))
+        app = create_app(service, loopback=is_loopback(host), log=log)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -79,12 +105,23 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests until told to stop."""
-        self._service.engine.start()
+        service = self._service
+        service.engine.start()
+        if service.foreman is not None:
+            service.foreman.start()
         try:
             asyncio.run(self.serve(sockets or [self._listener]))
         finally:
-            self._service.engine.drain(0)
-            self._service.engine.join()
+            if service.foreman is not None:
+                service.foreman.stop()
+            for engines in self._engines:
+                engines.drain(0)
+                engines.join()
+
+    @property
+    def _engines(self) -> list[Engine | Pool]:
+        pool = self._service.pool
+        return [self._service.engine] if pool is None else [self._service.engine, pool]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the doors, then say so."""
@@ -97,7 +134,8 @@ class Server(uvicorn.Server):
         """The first signal lets answers finish; a second Ctrl-C stops at once. Neither is an error."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
-        self._service.engine.drain(DRAIN_SECONDS)
+        for engines in self._engines:
+            engines.drain(DRAIN_SECONDS)
 
 
 def listen(host: str, port: int, store: Store) -> socket.socket:
@@ -137,6 +175,7 @@ def curl_line(loaded: Loaded, address: str, *, needs_key: bool) -> str:
     asks: dict[str, tuple[str, dict[str, Any]]] = {
         "classify": ("classify", {"input": "your text"}),
         "tag": ("tag", {"input": "your text"}),
+        "embed": ("embeddings", {"input": "your text"}),
         "generate": ("completions", {"prompt": "Once upon a time", "max_tokens": 64}),
     }
     route, body = asks[loaded.job]

@@ -9,8 +9,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -19,16 +19,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from wyrmling.config import Serve
+from wyrmling.core.energy import Tariff
 from wyrmling.core.errors import WyrmlingError
 from wyrmling.core.store import Store, Usage
+from wyrmling.model.folder import locate
+from wyrmling.serve.caller import Caller
 from wyrmling.serve.engine import Engine, Event, Ticket
-from wyrmling.serve.guard import MAX_BODY_BYTES
-from wyrmling.serve.loaded import Job, Loaded
+from wyrmling.serve.foreman import Foreman
+from wyrmling.serve.loaded import Found, Job, Loaded
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.openai import ApiError, Wire, model_not_found, parse
+from wyrmling.serve.pool import Pool
+from wyrmling.serve.turns import Turns
+from wyrmling.serve.workshop import Workshop
 
 Shape = TypeVar("Shape", bound=Wire)
 Handler = Callable[["Service", Request], Awaitable[Response]]
+
+# How long a client may take to send a request that is not a file.
+BODY_SECONDS = 60.0
 
 _log = logging.getLogger("wyrmling.serve")
 
@@ -37,7 +46,11 @@ _log = logging.getLogger("wyrmling.serve")
 class Service:
     """A loaded model behind its engine.
 
-    watts   power of the machine under load, for the energy of an answer
+    watts     power of the machine under load, for the energy of an answer
+    tariff    what that energy and the machine cost
+    workshop  the project's files and fine-tuning jobs; None outside a project
+    pool      the fine-tuned models in memory; None outside a project
+    turns     of the requests for embeddings
     """
 
     loaded: Loaded
@@ -46,6 +59,11 @@ class Service:
     metrics: Metrics
     settings: Serve
     watts: float
+    tariff: Tariff = field(default_factory=Tariff)
+    workshop: Workshop | None = None
+    pool: Pool | None = None
+    foreman: Foreman | None = None
+    turns: Turns = field(default_factory=lambda: Turns(room=64))
     started: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -63,15 +81,41 @@ class Service:
         """The first digits of the sha256 of the model folder that answers."""
         return f"fp_{self.loaded.found.digest[:12]}"
 
-    def check_model(self, model: str, job: Job, endpoint: str) -> None:
-        """Raises ApiError 404 for another model than the one that is served, 400 when it does another job."""
-        if model not in self.names:
-            self.metrics.rejected("unknown_model")
-            raise model_not_found(model)
+    async def of(self, model: str, job: Job | None, endpoint: str, caller: Caller) -> Service:
+        """The service of the model that a request names: this one, or that of a fine-tuned model.
+
+        job      what the model must do; None takes any
+        Raises   ApiError 404 for a model that does not answer to this caller, 400 when it does another job
+        """
+        service = self if model in self.names else await self._fine_tuned(model, caller)
         try:
-            self.loaded.need(job, endpoint)
+            if job is not None:
+                service.loaded.need(job, endpoint)
         except WyrmlingError as error:
             raise ApiError(400, f"{error.what}; {error.fix}", code="unsupported_model", param="model") from None
+        return service
+
+    async def _fine_tuned(self, model: str, caller: Caller) -> Service:
+        record = None
+        if self.workshop is not None:
+            record = await run_in_threadpool(self.workshop.model, model, caller.key_id)
+        if record is None or self.pool is None:
+            self.metrics.rejected("unknown_model")
+            raise model_not_found(model)
+        member = await self.pool.get(Found(model, locate(record.path), record.digest, record.version))
+        return replace(self, loaded=member.loaded, engine=member.engine, metrics=member.metrics)
+
+    def need_workshop(self) -> Workshop:
+        """Where files and jobs are kept. Raises ApiError 400 when this server has no project to keep them in."""
+        if self.workshop is None:
+            message = "this server was started outside a project, so it keeps no files and trains nothing"
+            raise ApiError(400, message, code="no_project")
+        return self.workshop
+
+    def wake_foreman(self) -> None:
+        """Have the jobs looked at now."""
+        if self.foreman is not None:
+            self.foreman.wake()
 
 
 @dataclass
@@ -81,7 +125,7 @@ class Asked:
     service: Service
     endpoint: str
     prefix: str
-    key_id: str | None
+    caller: Caller
     prompt: Any
     """JSON of what was asked; only its hash is kept, unless prompts are logged."""
     id: str = ""
@@ -102,12 +146,14 @@ class Asked:
             self._loop.call_soon_threadsafe(self._events.put_nowait, events)
 
     async def events(self, *, patience_seconds: float | None = None) -> AsyncIterator[list[Event]]:
-        """What the engine says, step by step; an empty list when it says nothing for so long."""
-        while True:
+        """What the engine says, step by step; an empty list when it says nothing for so long. Too late is an error."""
+        limit = self.service.settings.timeout_seconds
+        while (left := self.arrived + limit - time.monotonic()) > 0:
             try:
-                yield await asyncio.wait_for(self._events.get(), patience_seconds)
+                yield await asyncio.wait_for(self._events.get(), min(left, patience_seconds or left))
             except TimeoutError:
                 yield []
+        yield [timed_out(limit)]
 
     async def record(self, *, prompt_tokens: int, completion_tokens: int, finish: str, answer: str) -> None:
         """Write the usage row. Comes before the end of the answer, so that feedback finds it."""
@@ -125,10 +171,13 @@ class Asked:
     def _usage(self, prompt_tokens: int, completion_tokens: int, finish: str, answer: str) -> Usage:
         service = self.service
         seconds = time.monotonic() - self.arrived
-        joules = service.watts * (self.ticket.busy_seconds if self.ticket is not None else 0.0)
+        busy_seconds = self.ticket.busy_seconds if self.ticket is not None else 0.0
+        joules = service.watts * busy_seconds
         service.metrics.joules.inc(joules)
         service.metrics.latency.observe(seconds)
         self.recorded = True
+        tokens = prompt_tokens + completion_tokens
+        self.caller.spend(tokens, {"answer": self.id, "model": service.name, "tokens": tokens, "finish": finish})
         text = json.dumps(self.prompt, ensure_ascii=False)
         return Usage(
             id=self.id,
@@ -141,31 +190,54 @@ class Asked:
             wh=joules / 3600,
             finish_reason=finish,
             prompt_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-            key_id=self.key_id,
+            key_id=self.caller.key_id,
+            usd=service.tariff.usd(busy_seconds, joules / 3.6e6),
             prompt=text if service.settings.log_prompts else None,
             answer=answer if service.settings.log_prompts else None,
         )
 
 
 async def read(shape: type[Shape], request: Request) -> Shape:
-    """The request's body as `shape`. Raises ApiError 400, or 413 for one that is too large."""
+    """The request's body as `shape`. Raises ApiError 400, 413 for a body too large, 408 for one too slow."""
+    limit = request.app.state.service.settings.max_body_bytes
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(
-                413,
-                f"the body is larger than {MAX_BODY_BYTES:,} bytes",
-                code="request_too_large",
-                headers={"connection": "close"},
-            )
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large(limit)
+    except TimeoutError:
+        raise too_slow(BODY_SECONDS) from None
     return parse(shape, bytes(body))
 
 
-def answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """The handler as an endpoint: whatever goes wrong becomes an error body of the API."""
+def too_large(limit: int) -> ApiError:
+    message, headers = f"the body is larger than {limit:,} bytes", {"connection": "close"}
+    return ApiError(413, message, code="request_too_large", headers=headers)
+
+
+def too_slow(seconds: float) -> ApiError:
+    message, headers = f"the body did not arrive within {seconds:.0f} s", {"connection": "close"}
+    return ApiError(408, message, code="request_timeout", headers=headers | {"x-should-retry": "false"})
+
+
+def timed_out(seconds: float) -> ApiError:
+    return ApiError(
+        504,
+        f"the answer was not finished within {seconds:g} s; ask for fewer tokens",
+        code="timeout",
+        kind="server_error",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def answering(handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
+    """The handlers of a route, by method, as an endpoint: whatever goes wrong becomes an error body of the API."""
 
     async def endpoint(request: Request) -> Response:
+        # HEAD is answered as GET; the server leaves the body out.
+        handler = handlers.get(request.method) or handlers["GET"]
         try:
             return await handler(request.app.state.service, request)
         except ApiError as error:
@@ -177,7 +249,7 @@ def answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             raise
         except Exception:
             # The edge of the process: the client learns an id, the log learns what happened.
-            request_id = request.state.request_id
+            request_id = request.state.caller.request_id
             _log.exception("%s %s %s", request_id, request.method, request.url.path)
             return JSONResponse(internal_error(request_id).body(), 500)
 
