@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from wyrmling.core.errors import BadSetting
+
+# Nearly always enough tokens to reach top_p; else the whole vocabulary is sorted.
+NUCLEUS = 256
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Sampling:
     """How many of the most probable tokens to report with each token."""
 
     def __post_init__(self) -> None:
+        numbers = (self.temperature, self.top_p, self.min_p, self.repetition_penalty)
+        if not all(map(math.isfinite, (*numbers, self.presence_penalty, self.frequency_penalty))):
+            raise BadSetting("every sampling setting must be a finite number", where="sampling")
         bounds = {
             "max_tokens": self.max_tokens >= 1,
             "temperature": self.temperature >= 0,
@@ -90,19 +97,17 @@ def draw(
         logits_V = _penalised(logits_V, sampling, prompt, answer)
     if sampling.temperature == 0:
         return int(logits_V.argmax())
-    probabilities_V = (logits_V.double() / sampling.temperature).softmax(-1)
-    p_V, id_V = probabilities_V.sort(descending=True, stable=True)
-    p_V = p_V[: _kept(p_V, sampling)]
-    cumulative_V = p_V.cumsum(0)
-    threshold = torch.rand((), generator=generator, dtype=torch.float64) * cumulative_V[-1]
-    index = int(torch.searchsorted(cumulative_V, threshold, right=True))
-    return int(id_V[min(index, len(p_V) - 1)])
+    kept_K, id_K = _kept(logits_V / sampling.temperature, sampling)
+    cumulative_K = kept_K.double().softmax(-1).cumsum(0)
+    threshold = torch.rand((), generator=generator, dtype=torch.float64) * cumulative_K[-1]
+    index = min(int(torch.searchsorted(cumulative_K, threshold, right=True)), len(cumulative_K) - 1)
+    return index if id_K is None else int(id_K[index])
 
 
 def _penalised(logits_V: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
     logits_V = logits_V.clone()
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*prompt, *answer}))
+        seen = torch.tensor(sorted(id for id in {*prompt, *answer} if id < len(logits_V)))
         values = logits_V[seen]
         r = sampling.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / r, values * r)
@@ -117,16 +122,30 @@ def _penalised(logits_V: Tensor, sampling: Sampling, prompt: Sequence[int], answ
     return logits_V
 
 
-def _kept(p_V: Tensor, sampling: Sampling) -> int:
-    """How many of the descending probabilities the cuts leave; at least one."""
-    kept = len(p_V)
+def _kept(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
+    """The logits that the cuts leave, at least one, and their ids; None for the ids: all are left.
+
+    Only what may be left is sorted: a vocabulary is long and the answer waits.
+    """
+    id_K = None
     if sampling.min_p > 0:
-        kept = int((p_V >= sampling.min_p * p_V[0]).sum())
-    if sampling.top_k is not None:
-        kept = min(kept, sampling.top_k)
+        id_K = (logits_V >= logits_V.max() + math.log(sampling.min_p)).nonzero().squeeze(1)
+        logits_V = logits_V[id_K]
+    if sampling.top_k is not None and sampling.top_k < len(logits_V):
+        logits_V, at_K = logits_V.topk(sampling.top_k)
+        id_K = at_K if id_K is None else id_K[at_K]
     if sampling.top_p < 1:
-        cumulative_V = p_V[:kept].cumsum(0)
-        # The token that crosses the bound still belongs to the set (Holtzman et al. 2019, section 3.1).
-        before = cumulative_V - p_V[:kept]
-        kept = int((before < sampling.top_p * cumulative_V[-1]).sum())
-    return max(kept, 1)
+        at_K = _nucleus(logits_V, sampling.top_p)
+        logits_V, id_K = logits_V[at_K], at_K if id_K is None else id_K[at_K]
+    return logits_V, id_K
+
+
+def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
+    """The most probable tokens that together reach a probability, most probable first."""
+    p_V = logits_V.double().softmax(-1)
+    p_K, at_K = p_V.topk(min(NUCLEUS, len(p_V)))
+    if p_K.sum() < top_p:
+        p_K, at_K = p_V.sort(descending=True)
+    # The token that crosses the bound still belongs to the set (Holtzman et al. 2019, section 3.1).
+    before_K = p_K.cumsum(0) - p_K
+    return at_K[: max(1, int((before_K < top_p).sum()))]
