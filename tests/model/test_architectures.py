@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 import transformers as hf
 from safetensors.torch import load_file
-from tests.model.conftest import Tiny
 
+from model.conftest import Tiny
 from wyrmling.model import folder
 from wyrmling.model.attention import Segments
 from wyrmling.model.families import write_weights

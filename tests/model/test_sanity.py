@@ -10,6 +10,7 @@ import torch
 from wyrmling.core.errors import BadInput, GateRefused
 from wyrmling.model import sanity
 from wyrmling.model.generate import generate, score
+from wyrmling.model.heads import Model
 from wyrmling.model.sampling import Sampling
 
 
@@ -17,6 +18,9 @@ from wyrmling.model.sampling import Sampling
 def texts(tiny):
     """What the model itself writes: the text it was made for."""
     model = tiny.model("llama", head_dim=8, kv_heads=4)
+    with torch.no_grad():
+        # Sure of its words, as a trained model is.
+        model.body.final_norm.weight.mul_(3)
     answers = generate(model, tiny.documents([1] * 20), Sampling(max_tokens=40, temperature=1.0, seed=0))
     return model, [[token.id for token in answer] for answer in answers]
 
@@ -47,6 +51,11 @@ def test_transposed_matrices_are_refused_with_the_reason(texts):
                 matrix.copy_(matrix.T.reshape(matrix.shape))
     with pytest.raises(GateRefused, match=r"worse than guessing: \d.*its 104 tokens costs 4\.64.*stored transposed"):
         sanity.check(model, documents, where="somewhere")
+
+
+def test_an_untrained_model_is_no_wrong_one(tiny):
+    found = sanity.check(Model(tiny.config("llama"), "next"), tiny.documents([40, 40]))
+    assert found.loss == pytest.approx(found.guessing, abs=0.1)
 
 
 def test_a_loss_that_is_not_a_number_is_refused(texts):

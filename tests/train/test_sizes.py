@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 import torch
-from tests.train.test_sizing import BILLION, STORIES, settings, step
 
+from train.test_sizing import BILLION, STORIES, settings, step
 from wyrmling.core.errors import BadSetting
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig, padded_vocab
