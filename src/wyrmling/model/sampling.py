@@ -12,9 +12,6 @@ from torch import Tensor
 
 from wyrmling.core.errors import BadSetting
 
-# Nearly always enough tokens to reach top_p; else the whole vocabulary is sorted.
-NUCLEUS = 256
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -107,7 +104,7 @@ def draw(
 def _penalised(logits_V: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
     logits_V = logits_V.clone()
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted(id for id in {*prompt, *answer} if id < len(logits_V)))
+        seen = torch.tensor(sorted(id for id in {*prompt, *answer} if id < len(logits_V)), dtype=torch.int64)
         values = logits_V[seen]
         r = sampling.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / r, values * r)
@@ -143,9 +140,10 @@ def _kept(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
 def _nucleus(logits_V: Tensor, top_p: float) -> Tensor:
     """The most probable tokens that together reach a probability, most probable first."""
     p_V = logits_V.double().softmax(-1)
-    p_K, at_K = p_V.topk(min(NUCLEUS, len(p_V)))
-    if p_K.sum() < top_p:
-        p_K, at_K = p_V.sort(descending=True)
+    # All tokens less probable than this together have less than what may be missing.
+    at_K = (p_V >= (1 - top_p) / len(p_V)).nonzero().squeeze(1)
+    p_K, order_K = p_V[at_K].sort(descending=True, stable=True)
+    at_K = at_K[order_K]
     # The token that crosses the bound still belongs to the set (Holtzman et al. 2019, section 3.1).
     before_K = p_K.cumsum(0) - p_K
     return at_K[: max(1, int((before_K < top_p).sum()))]
