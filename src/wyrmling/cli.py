@@ -442,7 +442,7 @@ def export(
     home: Path | None,
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    to: Annotated[str, typer.Option(help="The format: hf (a Hugging Face folder).")] = "hf",
+    to: Annotated[str, typer.Option(help="hf, gguf (llama.cpp), onnx, or peft (a lora adapter).")] = "hf",
 ) -> Answer:
     """Write a model for other tools, after checking that it still gives the trained answers."""
     from wyrmling.flow import export as exporting

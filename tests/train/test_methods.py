@@ -16,7 +16,8 @@ import transformers
 from train.small import Small
 from wyrmling.config import Project
 from wyrmling.core.artifact import Artifact, file_digest
-from wyrmling.core.errors import BadSetting, Interrupted, UsageError
+from wyrmling.core.errors import BadInput, BadSetting, Interrupted, UsageError
+from wyrmling.flow.export import export
 from wyrmling.model import folder, probes
 from wyrmling.model.attention import Segments
 from wyrmling.model.folder import read_tensors
@@ -118,6 +119,23 @@ def test_peft_gives_the_logits_of_the_merged_model(
     assert (ours - expected).abs().max() < 1e-4
     assert (ours - plain).abs().max() > 0.01
     assert probes.replay(made.path, tokenizer=small.tokenizer).max_abs < 1e-4
+
+
+def test_the_adapter_is_exported_after_asking_it_on_its_base(small: Small, base: Path, tmp_path: Path) -> None:
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    made = tuned(small, own, tmp_path, "method=lora", "steps=3", "lr=0.01")
+    document, _ = export(made.path / "model", to="peft", out=tmp_path / "out")
+    assert document["probes"]["max_abs"] < 1e-4
+    judge: Any = transformers.AutoModelForCausalLM.from_pretrained(own)
+    assert peft.PeftModel.from_pretrained(judge, tmp_path / "out").peft_config["default"].r == 16
+    tensors = read_tensors(own / "model.safetensors")
+    folder.write_tensors(own / "model.safetensors", {name: tensor * 1.01 for name, tensor in tensors.items()})
+    with pytest.raises(BadInput, match="belongs to the base"):
+        export(made.path / "model", to="peft", out=tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(UsageError, match="has no adapter beside it"):
+        export(base, to="peft", out=tmp_path / "again")
 
 
 def test_every_lora_setting_changes_the_result(small: Small, base: Path, tmp_path: Path) -> None:
