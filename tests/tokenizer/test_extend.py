@@ -124,6 +124,19 @@ def test_a_token_of_ones_own_is_one_token_and_text(extended: Path) -> None:
     assert tokenizer.decode(ids) == text
 
 
+def test_an_ordinary_token_of_the_base_can_be_made_one_wherever_it_stands(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "b")
+    before = Tokenizer.load(base)
+    # A token that is cut up between other letters.
+    words = {before.token_bytes(id_).decode("utf-8", "replace"): id_ for id_ in range(256, 506)}
+    word, id_ = next((w, i) for w, i in words.items() if w.isalpha() and i not in before.encode(f"n{w}s"))
+    assert extend(tmp_path / "b", [], 0, [word]) == []
+    after = Tokenizer.load(tmp_path / "b")
+    assert after.encode(f"n{word}s") == [*before.encode("n"), id_, *before.encode("s")]
+    assert after.decode(after.encode(f"n{word}s")) == f"n{word}s"
+    assert after.vocab_size == before.vocab_size
+
+
 def test_other_libraries_give_the_same_ids(extended: Path, corpus: list[str]) -> None:
     tokenizer = Tokenizer.load(extended)
     texts = [*corpus[:100], *ODD_TEXTS, f"{TICKET} <plain> {TICKET}"]

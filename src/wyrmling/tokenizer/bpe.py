@@ -260,6 +260,11 @@ _LETTERS = _byte_level_letters()
 _BYTES = {letter: byte for byte, letter in enumerate(_LETTERS)}
 
 
+def may_be_mistaken(token: str) -> bool:
+    """Whether a byte-level vocabulary may hold this very string for other bytes: "é" there stands for byte 0xE9."""
+    return not token.isascii() and all(letter in _BYTES for letter in token)
+
+
 def to_byte_level(token: bytes) -> str:
     """A token's bytes in the letters of a byte-level vocabulary: b" a" is "Ġa"."""
     return "".join(_LETTERS[byte] for byte in token)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from wyrmling.core.log import warn
 from wyrmling.tokenizer.bpe import without_surrogates
@@ -53,17 +52,6 @@ def encoder(folder: Path, tokenizer: Tokenizer, texts: Sequence[str], row_ids: S
         )
         return slow
     return fast
-
-
-def unchecked(hf: tokenizers.Tokenizer) -> Encoder:
-    """The fastest encoder that reads this tokenizer, whether or not its ids are right: for counting tokens."""
-    try:
-        return _fastokens(hf.to_str())
-    except (ImportError, ValueError):
-        return Encoder(
-            lambda batch: _flat([encoding.ids for encoding in hf.encode_batch_fast(batch, add_special_tokens=False)]),
-            "tokenizers",
-        )
 
 
 def _fastokens(document: str) -> Encoder:

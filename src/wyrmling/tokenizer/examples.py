@@ -27,8 +27,8 @@ MAX_CORPUS_BYTES = 200_000_000
 # `tokenizers` reads about 3 MB a second.
 RANDOM_ROWS, LONGEST_ROWS, MAX_CHECK_CHARS = 200, 50, 100_000
 
-# Rows of each source and split on which bytes per token are counted.
-SAMPLE_ROWS = 200
+# Rows of each source and split on which bytes per token are counted, and the part of each.
+SAMPLE_ROWS, MAX_SAMPLE_CHARS = 100, 2_000
 
 
 class Survey(NamedTuple):
@@ -78,7 +78,7 @@ class Examples:
             random.offer(_draw(row, f"check {seed}"), row)
             longest.offer(-float(chars(row)), row)
             group = (row["source"], row["split"])
-            sample.setdefault(group, _Lowest(SAMPLE_ROWS, bpe.MAX_DOCUMENT_CHARS)).offer(_draw(row, "sample"), row)
+            sample.setdefault(group, _Lowest(SAMPLE_ROWS, MAX_SAMPLE_CHARS)).offer(_draw(row, "sample"), row)
             if row["split"] == "train":
                 train_bytes += sum(len(bpe.clipped(text).encode()) for text in texts(row))
         check = {row["row_id"]: row for row in (*random.rows(), *longest.rows())}

@@ -67,9 +67,12 @@ def extend(folder: Path, texts: Iterable[str], n: int, special_tokens: Sequence[
         if token not in known
     ]
     new = [*_learn(base, texts, n), *specials]
-    if new:
+    if new or special_tokens:
         base_size = max(known.values()) + 1
-        write_durably(path, json.dumps(_extended(document, base, new, base_size), ensure_ascii=False).encode())
+        extended = _extended(document, base, new, base_size)
+        _recognise(extended, special_tokens)
+        write_durably(path, json.dumps(extended, ensure_ascii=False).encode())
+    if new:
         entries = [{"id": base_size + at, "pieces": list(token.pieces)} for at, token in enumerate(new)]
         record = {"base_vocab_size": base_size, "new": entries}
         write_durably(folder / EXTENSION_FILE, json.dumps(record).encode())
@@ -83,11 +86,18 @@ def _extended(document: dict[str, Any], base: tokenizers.Tokenizer, new: list[Ne
     model["vocab"] |= {token.spelled: first + at for at, token in enumerate(new)}
     in_pairs = not model["merges"] or isinstance(model["merges"][0], list)
     model["merges"] += [list(t.merge) if in_pairs else " ".join(t.merge) for t in new if t.merge is not None]
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    document["added_tokens"] += [
-        {"id": first + at, "content": token.spelled, **plain} for at, token in enumerate(new) if token.merge is None
-    ]
     return document
+
+
+def _recognise(document: dict[str, Any], special_tokens: Sequence[str]) -> None:
+    """Have tokens found wherever they stand, unless the base does that already."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    there = {token["content"] for token in document["added_tokens"]}
+    document["added_tokens"] += [
+        {"id": document["model"]["vocab"][token], "content": token, **plain}
+        for token in special_tokens
+        if token not in there
+    ]
 
 
 def _learn(base: tokenizers.Tokenizer, texts: Iterable[str], n: int) -> list[NewToken]:

@@ -107,11 +107,16 @@ def _check(project: Project, base: Path | None) -> None:
     taken = (*bpe.SPECIALS, "")
     for token in settings.special_tokens:
         if token.strip() in taken or settings.special_tokens.count(token) > 1:
-            raise BadSetting(
-                f"tokenizer.special_tokens has {token!r}, which is empty, named twice or there already",
-                where="tokenizer.special_tokens",
-                fix="remove it",
-            )
+            problem = "is empty, named twice or there already"
+        elif bpe.may_be_mistaken(token):
+            problem = "can't be told from how a vocabulary spells bytes; add an ASCII sign, such as <...>"
+        else:
+            continue
+        raise BadSetting(
+            f"tokenizer.special_tokens has {token!r}, which {problem}",
+            where="tokenizer.special_tokens",
+            fix="remove or rename it",
+        )
 
 
 def _vocabulary(project: Project, base: Path | None, examples: Examples, survey: Survey, path: Path) -> dict[str, Any]:
