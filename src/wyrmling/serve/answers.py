@@ -61,6 +61,8 @@ class Answer:
         self.question = question
         self._count = 0
         self._end_ids = frozenset(tokenizer.end_ids)
+        if question.sampling is not None:
+            self._end_ids |= question.sampling.stop_ids
         self._stream = tokenizer.stream()
         self._scan = StopScan(question.stops)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from wyrmling.core.store import now
 from wyrmling.core.tables import Job
-from wyrmling.serve.worker import is_alive
+from wyrmling.serve.processes import is_alive
 from wyrmling.serve.workshop import Workshop
 
 LOOK_SECONDS = 1.0

@@ -151,12 +151,14 @@ def _sampling(service: Service, body: Generation, limit: int | None, top_logprob
         temperature=1.0 if body.temperature is None else body.temperature,
         top_k=body.top_k or None,
         top_p=1.0 if body.top_p is None else body.top_p,
+        min_p=body.min_p or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=bias,
         # A generator takes 64 bits without a sign.
         seed=None if body.seed is None else body.seed % 2**63,
-        stop_ids=frozenset(service.loaded.tokenizer.end_ids),
+        stop_ids=frozenset([*service.loaded.tokenizer.end_ids, *(body.stop_token_ids or ())]),
         top_logprobs=top_logprobs,
     )
 

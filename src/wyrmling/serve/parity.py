@@ -10,11 +10,14 @@ from wyrmling.core.log import warn
 from wyrmling.core.store import folder_digest
 from wyrmling.model import folder as model_folder
 from wyrmling.model import probes
+from wyrmling.model.quantize import Method, quantize_checked
 from wyrmling.serve.loaded import Found, Loaded, load
 
 
-def load_checked(found: Found, *, device: str = "cpu") -> Loaded:
+def load_checked(found: Found, *, device: str = "cpu", quantize: Method | None = None) -> Loaded:
     """The model, after its files and answers were compared with those of the trained one.
+
+    quantize   round the weights then, and compare the answers again. None: not
 
     A folder that another program made has nothing to be compared with; that is said, and it is served.
     Raises   GateRefused when a file or an answer differs; whatever loading the folder raises for other reasons
@@ -26,6 +29,8 @@ def load_checked(found: Found, *, device: str = "cpu") -> Loaded:
             warn(f"{found.name} was not made by wyrmling and has no stored probes: its answers can't be checked")
         else:
             probes.replay(found.folder, loaded.model, tokenizer=loaded.tokenizer)
+        if quantize is not None:
+            quantize_checked(found.folder, loaded.model, quantize)
     except CorruptArtifact as error:
         raise GateRefused(f"this model is not served: {error.what}", where=error.where, fix=error.fix) from error
     return loaded

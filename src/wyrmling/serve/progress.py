@@ -20,7 +20,7 @@ class Following:
 
     runs: Path
     total: int | None = None
-    """Steps that the run will take, as far as it is known."""
+    """About how many steps the run will take; None when nobody knows."""
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def news(self) -> Iterator[dict[str, Any]]:
@@ -32,7 +32,7 @@ class Following:
     def reports(self, line: dict[str, Any]) -> bool:
         """Whether this line is worth an event: looks at validation rows are, and about 100 steps."""
         every = max(1, (self.total or 0) // REPORTED_STEPS)
-        return "val" in line or line["step"] % every == 0 or line["step"] == self.total
+        return "val" in line or line["step"] % every == 0
 
     @property
     def spent(self) -> tuple[float, float]:

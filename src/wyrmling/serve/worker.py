@@ -19,8 +19,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.core.errors import GateRefused, Inconclusive, Interrupted, WyrmlingError
@@ -29,12 +27,13 @@ from wyrmling.core.store import Store, now
 from wyrmling.core.tables import Job
 from wyrmling.core.uploads import Uploads
 from wyrmling.serve import job_project
+from wyrmling.serve.processes import end, identity, is_alive
 from wyrmling.serve.progress import Following, checkpoint_metrics, results_csv
 from wyrmling.serve.workshop import keep_file
 
 POLL_SECONDS = 0.25
-# How long a run may take to save its work before it is killed.
-STOP_SECONDS = 60.0
+# Says which process runs a verb of the job, for a worker that follows one that was killed.
+PROCESS_FILE = "process"
 # What the verbs may know of the server's surroundings: no keys, no tokens.
 KEPT_VARIABLES = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "SYSTEMROOT", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH",
@@ -52,23 +51,6 @@ class Failed(Exception):
 
 class Stopped(Exception):
     """The job is paused or cancelled."""
-
-
-def myself() -> str:
-    """This process, told apart from a later one with the same number."""
-    return f"{os.getpid()}:{psutil.Process().create_time():.2f}"
-
-
-def is_alive(worker: str | None) -> bool:
-    """Whether the process that took a job over still runs."""
-    if worker is None:
-        return False
-    pid, _, started = worker.partition(":")
-    try:
-        process = psutil.Process(int(pid))
-        return f"{process.create_time():.2f}" == started and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 @dataclass(frozen=True)
@@ -96,6 +78,10 @@ class Worker:
     # ---- the stages of a job ----
 
     def _begin(self) -> None:
+        file = self._folder / PROCESS_FILE
+        if file.is_file():
+            # A worker that was killed could not end its run.
+            end(file.read_text())
         self._obey()
         if self.job.attempts > 0:
             self.jobs.say(self.job.id, "The job is taken up again where it was")
@@ -130,7 +116,8 @@ class Worker:
         forecast = {key: plan[key] for key in ("minutes", "usd", "kwh")}
         self.jobs.change(self.job.id, state="running", estimated_finish=until.isoformat())
         about = "about {:.1f} minutes and {:.4f} USD".format(*(forecast[key]["value"] for key in ("minutes", "usd")))
-        self.jobs.say(self.job.id, f"Fine-tuning job started: {about}", data={"forecast": forecast})
+        if self.job.state in ("validating_files", "queued"):
+            self.jobs.say(self.job.id, f"Fine-tuning job started: {about}", data={"forecast": forecast})
         steps = plan["derived"]["train"]["tune"]["steps"]
         return int(steps) if steps else None
 
@@ -151,7 +138,7 @@ class Worker:
         for line in following.news():
             if line["step"] <= reported or not following.reports(line):
                 continue
-            data = {"step": line["step"], "total_steps": following.total}
+            data = {"step": line["step"]}
             if "val" in line:
                 data |= {f"valid_{name}": value for name, value in line["val"].items() if isinstance(value, float)}
                 message = f"Step {line['step']}: validation"
@@ -221,16 +208,19 @@ class Worker:
                 env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
                 preexec_fn=_modest if os.name == "posix" else None,
             )  # fmt: skip
+            running = identity(process.pid)
+            (self._folder / PROCESS_FILE).write_text(running)
             try:
                 while process.poll() is None:
                     if report is not None:
                         report()
-                    self._obey(process)
+                    self._obey(running)
                     time.sleep(POLL_SECONDS)
                 if report is not None:
                     report()
             finally:
-                _end(process)
+                end(running)
+                process.wait()
         return self._outcome(process.returncode, answer, code)
 
     def _outcome(self, status: int, answer: Path, code: str) -> dict[str, Any]:
@@ -249,7 +239,7 @@ class Worker:
         message = said.get("message", f"the pipeline ended with exit code {status}")
         raise Failed(code, f"{message}; {said['fix']}" if said.get("fix") else message)
 
-    def _obey(self, process: subprocess.Popen[bytes] | None = None) -> None:
+    def _obey(self, running: str | None = None) -> None:
         """Stop the run when the owner wants the job paused or cancelled."""
         job = self.jobs.find(self.job.id)
         if job is None or job.over:
@@ -258,8 +248,8 @@ class Worker:
             return
         else:
             wanted = job.wanted
-        if process is not None:
-            _end(process)
+        if running is not None:
+            end(running)
         if wanted == "pause":
             self.jobs.say(self.job.id, "The job is paused; its work so far is saved")
             self.jobs.change(self.job.id, state="paused", worker=None)
@@ -276,25 +266,13 @@ def _modest() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let a run save its work, and wait until it has ended."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def main(root: str, job_id: str) -> None:
     """Take the job over, unless a living worker has it."""
     project = config.load(Path(root))
     store = Store.open(project.database_url)
     jobs = Jobs(store)
     job = jobs.find(job_id)
-    if job is None or job.over or is_alive(job.worker) or not jobs.claim(job, myself()):
+    if job is None or job.over or is_alive(job.worker) or not jobs.claim(job, identity()):
         return
     # Told to end, the worker ends its run too, which saves what it has.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.exit_code))
