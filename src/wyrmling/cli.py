@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -62,6 +62,11 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 ModelOption = Annotated[
     str,
     typer.Option("--model", help="A model folder, NAME or NAME:3 of this project, ORG/NAME of the Hugging Face hub."),
+]
+
+Quantize = Literal["int8", "int8-dynamic", "4bit"]
+QuantizeOption = Annotated[
+    Quantize | None, typer.Option(help="Round the weights: smaller; int8-dynamic is also the fastest on a CPU.")
 ]
 
 SHARED = {
@@ -332,11 +337,14 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="A model folder or name. Default: the last trained.")] = None,
     test: Annotated[Path | None, typer.Option(help="Score these rows instead of the project's test rows.")] = None,
     against: Annotated[str | None, typer.Option(help="Another model to compare with on the same rows.")] = None,
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="Round the weights first, and compare with the same model unrounded.")
+    ] = None,
 ) -> Answer:
     """Score a model on held-out rows beside the cheap baselines, with intervals and a verdict."""
     from wyrmling.flow import stages
 
-    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test, against)))
+    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test, against, quantize)))
 
 
 @app.command()
@@ -356,13 +364,14 @@ def serve(
     model: ModelOption,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: serve.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: serve.port.")] = None,
+    quantize: QuantizeOption = None,
 ) -> Answer:
     """Serve a model behind an OpenAI-compatible API."""
     from wyrmling.flow import models
     from wyrmling.serve import run as server
 
     project = models.project_of(home, model)
-    server.serve(project, models.resolve(project, model), host=host, port=port)
+    server.serve(project, models.resolve(project, model), host=host, port=port, quantize=quantize)
     return Answer()
 
 
@@ -375,20 +384,36 @@ def chat(
     message: Annotated[str | None, typer.Option(help="Answer this message.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")] = False,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 128,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.", min=0)] = None,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is --greedy.", min=0)] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw among the k likeliest tokens.", min=1)] = None,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest that reach this share.", max=1)] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Least probability relative to the likeliest.", min=0, max=1)] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens already seen get rarer.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Off the logit of tokens that the answer has.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same, for each time it has them.")] = 0.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(help="With --json: each token, and so many alternatives to it.", min=0, max=20)
+    ] = None,
+    quantize: QuantizeOption = None,
 ) -> Answer:
     """Ask a model once; prints only the answer."""
     from wyrmling.flow import models
+    from wyrmling.model.sampling import Sampling
     from wyrmling.serve import answer
 
-    path = models.resolve(models.project_of(home, model), model)
-    if complete is not None and message is None:
-        text = answer.complete(path, complete, greedy=greedy, max_tokens=max_tokens, seed=seed)
-    elif message is not None and complete is None:
-        text = answer.message(path, message, greedy=greedy, max_tokens=max_tokens, seed=seed)
-    else:
+    if (complete is None) == (message is None):
         raise UsageError("give one of --complete TEXT and --message TEXT")
-    return Answer({"text": text}, text)
+    sampling = Sampling(
+        max_tokens=max_tokens, seed=seed, temperature=0.0 if greedy else temperature, top_k=top_k, top_p=top_p,
+        min_p=min_p, repetition_penalty=repetition_penalty, presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty, top_logprobs=logprobs or 0,
+    )  # fmt: skip
+    talker = answer.Talker(models.resolve(models.project_of(home, model), model), quantize=quantize)
+    ask = talker.message if complete is None else talker.complete
+    reply = ask(complete or message or "", sampling, stops=tuple(filter(None, stop or ())))
+    return Answer(reply.document(talker.spelling, with_tokens=logprobs is not None), reply.text)
 
 
 def _texts(text: str | None, file: Path | None) -> list[str]:
@@ -411,25 +436,37 @@ FileOption = Annotated[Path | None, typer.Option("--file", help="One text per li
 
 @app.command()
 @verb
-def classify(home: Path | None, model: ModelOption, text: TextArgument = None, file: FileOption = None) -> Answer:
+def classify(
+    home: Path | None,
+    model: ModelOption,
+    text: TextArgument = None,
+    file: FileOption = None,
+    quantize: QuantizeOption = None,
+) -> Answer:
     """The label of a text with its probability."""
     from wyrmling.flow import models
     from wyrmling.serve import answer
 
     path = models.resolve(models.project_of(home, model), model)
-    rows = answer.classify(path, _texts(text, file))
+    rows = answer.classify(path, _texts(text, file), quantize=quantize)
     return Answer({"data": rows}, "\n".join(f"{r['label']}\t{r['probabilities'][r['label']]:.4f}" for r in rows))
 
 
 @app.command()
 @verb
-def tag(home: Path | None, model: ModelOption, text: TextArgument = None, file: FileOption = None) -> Answer:
+def tag(
+    home: Path | None,
+    model: ModelOption,
+    text: TextArgument = None,
+    file: FileOption = None,
+    quantize: QuantizeOption = None,
+) -> Answer:
     """The words of a text with their tags."""
     from wyrmling.flow import models
     from wyrmling.serve import answer
 
     path = models.resolve(models.project_of(home, model), model)
-    rows = answer.tag(path, _texts(text, file))
+    rows = answer.tag(path, _texts(text, file), quantize=quantize)
     return Answer(
         {"data": rows},
         "\n".join("\n".join(f"{w}\t{t}" for w, t in zip(r["words"], r["tags"], strict=True)) for r in rows),
@@ -443,12 +480,16 @@ def export(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     to: Annotated[str, typer.Option(help="hf, gguf (llama.cpp), onnx, or peft (a lora adapter).")] = "hf",
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="Round the weights: int8 or 4bit for gguf, int8-dynamic for onnx.")
+    ] = None,
 ) -> Answer:
     """Write a model for other tools, after checking that it still gives the trained answers."""
     from wyrmling.flow import export as exporting
     from wyrmling.flow import models
 
-    return Answer(*exporting.export(models.resolve(models.project_of(home, model), model), to=to, out=out))
+    path = models.resolve(models.project_of(home, model), model)
+    return Answer(*exporting.export(path, to=to, out=out, quantize=quantize))
 
 
 @models_app.callback()

@@ -331,6 +331,9 @@ class Evaluate(Section):
     """What to do when rows of `--test FILE` are training rows too: refuse the file, or score with and without them."""
 
 
+Quantize = Literal["int8", "int8-dynamic", "4bit"]
+
+
 class Serve(Section):
     host: str = "127.0.0.1"
     """Address to listen on; any other than loopback requires an API key."""
@@ -340,6 +343,8 @@ class Serve(Section):
     """Answers generated at the same time."""
     max_queue: int = Field(default=64, ge=0)
     """Requests that may wait; more are refused with 503."""
+    quantize: Quantize | None = None
+    """Round the weights: int8, int8-dynamic (the fastest on a CPU) or 4bit. None: serve them as trained."""
     max_tokens: int = Field(default=256, ge=1)
     """Tokens generated when a request names no limit."""
     log_prompts: bool = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wyrmling.config import Project
+from wyrmling.config import Project, Quantize
 from wyrmling.core import artifact
 from wyrmling.core.energy import Cost
 from wyrmling.core.errors import BadInput
@@ -59,13 +59,15 @@ class Evaluation:
     near: neighbours.Found
 
 
-def evaluate(project: Project, folder: Path, rows: Rows, opponents: Mapping[str, Path]) -> Evaluation:
+def evaluate(
+    project: Project, folder: Path, rows: Rows, opponents: Mapping[str, Path], quantize: Quantize | None = None
+) -> Evaluation:
     """The evaluation of the model in `folder`, beside the cheap baselines and other models."""
     from wyrmling.evaluate import score
 
     settings = project.settings
     task, machine = settings.objective.task, settings.machine
-    scorer = score.load(folder, device=machine.device, threads=machine.threads)
+    scorer = score.load(folder, device=machine.device, threads=machine.threads, quantize=quantize)
     tasks.check_head(task, scorer.model.head_name, folder)
     near = neighbours.find([tasks.text_of(row) for row in rows.train], [tasks.text_of(row) for row in rows.test])
     if rows.own_file and settings.evaluate.overlap == "refuse":

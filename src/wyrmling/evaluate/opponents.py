@@ -9,6 +9,8 @@ from wyrmling.config import Project
 from wyrmling.evaluate.accept import CHAMPION, Criterion
 
 NAMED = "against"
+# The same model with the weights it was trained to, beside its quantised form.
+UNROUNDED = "unrounded"
 
 
 def of(project: Project, criteria: list[Criterion], model: Path, against: Path | None) -> dict[str, Path]:

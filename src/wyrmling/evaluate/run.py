@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wyrmling.config import Project
+from wyrmling.config import Project, Quantize
 from wyrmling.core import artifact
 from wyrmling.core.artifact import Artifact, Key, file_digest
 from wyrmling.core.errors import BadInput
@@ -23,12 +23,19 @@ _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "chat_temp
 
 
 def run(
-    project: Project, data: Artifact, model: Path, *, test_file: Path | None = None, against: Path | None = None
+    project: Project,
+    data: Artifact,
+    model: Path,
+    *,
+    test_file: Path | None = None,
+    against: Path | None = None,
+    quantize: Quantize | None = None,
 ) -> Artifact:
     """The evaluation of a model on the test rows of the data artifact, or on those of a file.
 
     model      a model folder, or a train artifact that holds one
     against    another model to compare with on the same rows. None: only what objective.accept speaks of
+    quantize   round the weights first, and compare with the same model unrounded. None: not
     Artifact   metrics.json, predictions.parquet, report.html; figures hold rows, metrics, baselines and verdict
     Raises     BadSetting for a bad line of objective.accept; BadInput for test rows that can't be scored
     """
@@ -38,16 +45,20 @@ def run(
     criteria = accept.parse(settings.objective.accept, task)
     folder = _model_folder(model)
     others = opponents.of(project, criteria, folder, None if against is None else _model_folder(against))
+    if quantize is not None:
+        others[opponents.UNROUNDED] = folder
     inputs = {"data": data.id, "model": _digest(folder)} | {name: _digest(path) for name, path in others.items()}
     if test_file is not None:
         if not test_file.is_file():
             raise BadInput(f"{test_file} does not exist", where="--test", fix="name a file that can be read")
         inputs["test"] = file_digest(test_file)
-    shaping = {
+    shaping: dict[str, Any] = {
         "objective": settings.objective.model_dump(mode="json"),
         "evaluate": settings.evaluate.model_dump(),
         "device": settings.machine.device,
     }
+    if quantize is not None:
+        shaping["quantize"] = quantize
     key = Key("evaluate", settings.name, inputs, shaping, VERSION)
     if (done := artifact.find(project.runs, key)) is not None:
         return done
@@ -55,7 +66,7 @@ def run(
         from wyrmling.evaluate import measure
 
         rows = tasks.from_artifact(data, task) if test_file is None else tasks.from_file(project, data, test_file)
-        found = measure.evaluate(project, folder, rows, others)
+        found = measure.evaluate(project, folder, rows, others, quantize)
         _write(draft.path, found)
         draft.figures = figures(found.document)
     return draft.done

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wyrmling.config import Quantize
 from wyrmling.core.errors import BadInput
 from wyrmling.core.progress import bar
 from wyrmling.evaluate.metrics import Bools
@@ -26,6 +27,7 @@ from wyrmling.model import folder
 from wyrmling.model.attention import Segments
 from wyrmling.model.generate import Decoder
 from wyrmling.model.heads import Model
+from wyrmling.model.quantize import quantize_checked
 from wyrmling.model.sampling import Sampling
 from wyrmling.tokenizer import chat
 from wyrmling.tokenizer.tokenizer import Tokenizer
@@ -79,11 +81,14 @@ class TextScores(NamedTuple):
     right_N: Floats
 
 
-def load(path: Path, *, device: str | None = None, threads: int | None = None) -> Scorer:
+def load(
+    path: Path, *, device: str | None = None, threads: int | None = None, quantize: Quantize | None = None
+) -> Scorer:
     """The model in a folder, in float32.
 
-    device   None: cuda when there is one
-    threads  of the processor. None: as torch chooses
+    device    None: cuda when there is one
+    threads   of the processor. None: as torch chooses
+    quantize  how the weights are rounded. None: not
     Raises   BadInput for a folder that does not say what its model was trained for
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,6 +102,8 @@ def load(path: Path, *, device: str | None = None, threads: int | None = None) -
             fix="evaluate a model folder that wyrmling trained",
         )
     model = folder.load(path, device=device, dtype=torch.float32)
+    if quantize is not None:
+        quantize_checked(folder.locate(path), model, quantize)
     return Scorer(model, Tokenizer.load(path), about.labels, about.tags, device)
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wyrmling.config import Quantize
 from wyrmling.core.errors import GateRefused, UsageError
 from wyrmling.core.log import warn
 
 if TYPE_CHECKING:
     from wyrmling.model.probes import Difference, Stored
-    from wyrmling.model.quantize import Method
     from wyrmling.serve.llamacpp import Engine
     from wyrmling.tokenizer.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ HARD_TEXTS = (
 )
 
 
-def export(model: Path, *, to: str, out: Path, quantize: Method | None = None) -> tuple[dict[str, Any], str]:
+def export(model: Path, *, to: str, out: Path, quantize: Quantize | None = None) -> tuple[dict[str, Any], str]:
     """Write a model for other tools and replay its probes there; the document and the text of what was done.
 
     to        hf: a Hugging Face folder, as transformers loads it. gguf: a folder with model.gguf, for llama.cpp.
@@ -75,7 +75,7 @@ def _sound(model: Path) -> Stored:
     return probes.ask(folder.load(model), tokenizer, HARD_TEXTS)
 
 
-def _hf(model: Path, work: Path, quantize: Method | None, stored: Stored) -> Difference:
+def _hf(model: Path, work: Path, quantize: Quantize | None, stored: Stored) -> Difference:
     """A copy of the folder."""
     from wyrmling.model import folder, probes
 
@@ -90,7 +90,7 @@ def _hf(model: Path, work: Path, quantize: Method | None, stored: Stored) -> Dif
     return difference
 
 
-def _gguf(model: Path, work: Path, quantize: Method | None, stored: Stored) -> Difference:
+def _gguf(model: Path, work: Path, quantize: Quantize | None, stored: Stored) -> Difference:
     """One file, asked in llama.cpp."""
     from wyrmling.model import probes
     from wyrmling.model.quantize import ALLOWED
@@ -138,7 +138,7 @@ def _compare_ids(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> 
         warn(message)
 
 
-def _onnx(model: Path, work: Path, quantize: Method | None, stored: Stored) -> Difference:
+def _onnx(model: Path, work: Path, quantize: Quantize | None, stored: Stored) -> Difference:
     """A graph, asked in onnxruntime, beside the files that say what it is for."""
     from wyrmling.model import folder, probes
     from wyrmling.model.quantize import ALLOWED
@@ -158,7 +158,7 @@ def _onnx(model: Path, work: Path, quantize: Method | None, stored: Stored) -> D
     return difference
 
 
-def _peft(model: Path, work: Path, quantize: Method | None, stored: Stored) -> Difference:
+def _peft(model: Path, work: Path, quantize: Quantize | None, stored: Stored) -> Difference:
     """The adapter of a lora or qlora step, asked on the base it was trained on."""
     from wyrmling.core import resolve
     from wyrmling.model import adapter_folder, folder, probes
@@ -183,7 +183,7 @@ def _peft(model: Path, work: Path, quantize: Method | None, stored: Stored) -> D
     return difference
 
 
-FORMATS: dict[str, Callable[[Path, Path, Method | None, Stored], Difference]] = {
+FORMATS: dict[str, Callable[[Path, Path, Quantize | None, Stored], Difference]] = {
     "hf": _hf,
     "gguf": _gguf,
     "onnx": _onnx,

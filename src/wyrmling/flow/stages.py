@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wyrmling.config import Project
+from wyrmling.config import Project, Quantize
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import UsageError
 
@@ -48,18 +48,23 @@ def train(project: Project, only: str | None = None) -> list[Artifact]:
 
 
 def evaluate(
-    project: Project, model: str | None = None, test: Path | None = None, against: str | None = None
+    project: Project,
+    model: str | None = None,
+    test: Path | None = None,
+    against: str | None = None,
+    quantize: Quantize | None = None,
 ) -> Artifact:
     """The evaluation of a model (the last trained one by default) on the test rows, or on those of a file.
 
-    against   another model, compared with on the same rows
+    against    another model, compared with on the same rows
+    quantize   round the weights first; the same model unrounded is compared with too
     """
     from wyrmling.evaluate import run
     from wyrmling.flow import models
 
     path = models.resolve(project, model) if model is not None else train(project)[-1].path / "model"
     other = None if against is None else models.resolve(project, against)
-    return run.run(project, data(project), path, test_file=test, against=other)
+    return run.run(project, data(project), path, test_file=test, against=other, quantize=quantize)
 
 
 def data_answer(made: Artifact) -> Said:

@@ -11,23 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wyrmling.config import Quantize
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import say, warn
 from wyrmling.model import folder as model_folder
 from wyrmling.model import probes
 from wyrmling.model.heads import Model
 
-Method = Literal["int8", "int8-dynamic", "4bit"]
-METHODS: tuple[Method, ...] = get_args(Method)
-# How far the distributions of rounded weights may be from the trained model's, on the stored probes: about ten times what
-# was measured on small trained models (benchmarks/RESULTS.md), and far below what a wrong matrix does.
-ALLOWED: dict[Method, probes.Allowed] = {
+METHODS: tuple[Quantize, ...] = get_args(Quantize)
+# How far the distributions of rounded weights may be from the trained model's, on the stored probes: about ten times
+# what was measured on small trained models (benchmarks/RESULTS.md), and far below what a wrong matrix does.
+ALLOWED: dict[Quantize, probes.Allowed] = {
     "int8": probes.Allowed(mean_kl=0.01),
     "int8-dynamic": probes.Allowed(mean_kl=0.02),
     "4bit": probes.Allowed(mean_kl=0.25),
@@ -55,7 +55,7 @@ class Shrunk(NamedTuple):
     bytes_after: int
 
 
-def quantize(model: Model, method: Method) -> Shrunk:
+def quantize(model: Model, method: Quantize) -> Shrunk:
     """Replace the linear layers of a model in place; it can only answer afterwards, not learn.
 
     int8           weights in 8 bits, one scale per output; inputs in bfloat16
@@ -90,7 +90,7 @@ def quantize(model: Model, method: Method) -> Shrunk:
     return Shrunk(matrices, kept, before, after)
 
 
-def quantize_checked(folder: Path, model: Model, method: Method) -> None:
+def quantize_checked(folder: Path, model: Model, method: Quantize) -> None:
     """Quantise a model that was loaded from a folder, say what it costs, and replay the folder's probes.
 
     Raises   GateRefused when the answers differ too much from the trained model's
@@ -207,7 +207,7 @@ class FourBitLinear(Quantised):
         return F.linear(x_NI, weight_OGg.flatten(1))
 
 
-MAKERS: dict[Method, Callable[[Tensor, Tensor | None], Quantised]] = {
+MAKERS: dict[Quantize, Callable[[Tensor, Tensor | None], Quantised]] = {
     "int8": Int8Linear,
     "int8-dynamic": DynamicInt8Linear,
     "4bit": FourBitLinear,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wyrmling.config import Quantize
 from wyrmling.core.errors import BadInput
 from wyrmling.model.generate import Decoder, Token
-from wyrmling.model.quantize import Method, quantize_checked
+from wyrmling.model.quantize import quantize_checked
 from wyrmling.model.sampling import Sampling
 from wyrmling.serve import labels
 from wyrmling.serve.answers import Answer, Question
@@ -49,7 +50,7 @@ class Talker:
     Raises     UsageError when the model does not generate
     """
 
-    def __init__(self, model: Path, *, quantize: Method | None = None) -> None:
+    def __init__(self, model: Path, *, quantize: Quantize | None = None) -> None:
         self.loaded = _load(model, "generate", "chat", quantize)
         self.spelling = Spelling(self.loaded.tokenizer)
 
@@ -76,7 +77,7 @@ class Talker:
                 return Reply(text, piece.finish, tokens)
 
 
-def _load(model: Path, job: Job, verb: str, quantize: Method | None) -> Loaded:
+def _load(model: Path, job: Job, verb: str, quantize: Quantize | None) -> Loaded:
     loaded = load(find(model))
     loaded.need(job, verb)
     if quantize is not None:
@@ -84,7 +85,7 @@ def _load(model: Path, job: Job, verb: str, quantize: Method | None) -> Loaded:
     return loaded
 
 
-def classify(model: Path, texts: Sequence[str], *, quantize: Method | None = None) -> list[dict[str, Any]]:
+def classify(model: Path, texts: Sequence[str], *, quantize: Quantize | None = None) -> list[dict[str, Any]]:
     """Per text {index, label, probabilities}, the likeliest label first.
 
     Raises   UsageError when the model does not classify; BadInput naming a text that is too long
@@ -95,7 +96,7 @@ def classify(model: Path, texts: Sequence[str], *, quantize: Method | None = Non
     return [labels.classified(loaded.labels, i, words[0]).model_dump() for i, words in enumerate(found)]
 
 
-def tag(model: Path, texts: Sequence[str], *, quantize: Method | None = None) -> list[dict[str, Any]]:
+def tag(model: Path, texts: Sequence[str], *, quantize: Quantize | None = None) -> list[dict[str, Any]]:
     """Per text {index, words, tags, probabilities, entities}.
 
     Raises   UsageError when the model does not tag; BadInput naming a text that is too long or has no word

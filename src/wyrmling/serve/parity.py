@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wyrmling.config import Quantize
 from wyrmling.core import artifact
 from wyrmling.core.errors import CorruptArtifact, GateRefused
 from wyrmling.core.log import warn
 from wyrmling.core.store import folder_digest
 from wyrmling.model import folder as model_folder
 from wyrmling.model import probes
-from wyrmling.model.quantize import Method, quantize_checked
+from wyrmling.model.quantize import quantize_checked
 from wyrmling.serve.loaded import Found, Loaded, load
 
 
-def load_checked(found: Found, *, device: str = "cpu", quantize: Method | None = None) -> Loaded:
+def load_checked(found: Found, *, device: str = "cpu", quantize: Quantize | None = None) -> Loaded:
     """The model, after its files and answers were compared with those of the trained one.
 
     quantize   round the weights then, and compare the answers again. None: not

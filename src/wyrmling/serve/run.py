@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from wyrmling.config import Machine, Project, Serve
+from wyrmling.config import Machine, Project, Quantize, Serve
 from wyrmling.core.energy import Meter
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.core.log import say, warn
@@ -37,21 +37,30 @@ from wyrmling.serve.service import Service
 from wyrmling.serve.workshop import Workshop
 
 
-def serve(project: Project | None, model: str | Path, *, host: str | None = None, port: int | None = None) -> None:
+def serve(
+    project: Project | None,
+    model: str | Path,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    quantize: Quantize | None = None,
+) -> None:
     """Serve a model until SIGTERM or SIGINT. Prints a curl line that works on stdout once it answers.
 
     project  where settings, keys, usage and feedback are; None for a model folder outside any project
     model    a model folder, or a registered name
-    host, port   None: as the project's settings say; port 0 takes a free one
+    host, port, quantize   None: as the project's settings say; port 0 takes a free one
     Raises   BadSetting for an open address without keys; BadInput for a port in use; GateRefused for a changed model
     """
     settings = Serve() if project is None else project.settings.serve
+    if quantize is not None:
+        settings = settings.model_copy(update={"quantize": quantize})
     host, port = host or settings.host, settings.port if port is None else port
     with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
         found = find(model, store)
         with Meter() if project is None else project.meter() as meter:
             device = _prepare(Machine() if project is None else project.settings.machine)
-            loaded = load_checked(found, device=device)
+            loaded = load_checked(found, device=device, quantize=settings.quantize)
             cost = meter.cost()
         watts = cost.wh * 3600 / cost.seconds
         say(f"{found.name}: {found.folder}, digest {found.digest[:12]}; answers checked against the trained model's")
@@ -74,7 +83,7 @@ def with_workshop(service: Service, workshop: Workshop, device: str) -> Service:
     settings = service.settings
 
     def load(found: Found) -> Member:
-        loaded = load_checked(found, device=device)
+        loaded = load_checked(found, device=device, quantize=settings.quantize)
         metrics = Metrics(found.name, beside=service.metrics)
         engine = new_engine(loaded, settings, metrics)
         engine.start()
