@@ -7,38 +7,45 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import NamedTuple
+
+from wyrmling.data.spots import Part
 
 CONTEXT_CHARS = 40
 
 
 class Identity(NamedTuple):
-    """Numbers of `country` that match `pattern` and pass `valid`, which is given them without spaces and marks.
+    """Numbers of `country` that are written like `form` and pass `valid`, which is given them without spaces and marks.
 
     words   what stands before such a number; None: the form alone says enough
     """
 
     type: str
     country: str
-    pattern: re.Pattern[str]
+    form: str
     valid: Callable[[str], bool]
-    words: re.Pattern[str] | None
+    words: re.Pattern[str] | None = None
 
 
-def is_identity(identity: Identity, text: str, start: int, end: int, region: str) -> bool:
-    value = re.sub(r"[\s./-]", "", text[start:end]).upper()
-    if not identity.valid(value):
+def find_identities(text: str, parts: Iterable[Part], region: str) -> Iterator[tuple[int, int, str]]:
+    """Start, end and type of each identity number in these parts of the text."""
+    for begin, end in parts:
+        for match in ANY_FORM.finditer(text, begin, end):
+            for identity, pattern in FORMS:
+                found = pattern.match(text, match.start())
+                if found is not None and _is_identity(identity, text, *found.span(), region):
+                    yield *found.span(), identity.type
+                    break
+
+
+def _is_identity(identity: Identity, text: str, start: int, end: int, region: str) -> bool:
+    if not identity.valid(re.sub(r"[\s./-]", "", text[start:end])):
         return False
     if identity.words is None or region == identity.country:
         return True
     return identity.words.search(text[max(0, start - CONTEXT_CHARS) : start]) is not None
-
-
-def _form(pattern: str) -> re.Pattern[str]:
-    """The pattern where no letter or digit and no further part of a number stands beside it."""
-    return re.compile(rf"(?<![\w])(?<!\d[.,/-])(?:{pattern})(?![\w]|[.,/-]\d)")
 
 
 def _words(*words: str) -> re.Pattern[str]:
@@ -140,29 +147,35 @@ def is_bsn(value: str) -> bool:
 
 
 IDENTITIES = (
-    Identity("SSN", "US", _form(r"\d{3}-\d{2}-\d{4}"), is_social_security, _words("ssn", "social security")),
+    Identity("SSN", "US", r"\d{3}-\d{2}-\d{4}", is_social_security, _words("ssn", "social security")),
     Identity(
-        "NINO", "GB", _form(r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]"),
-        is_national_insurance, None,
+        "NINO", "GB", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]", is_national_insurance
     ),
     Identity(
-        "STEUERID", "DE", _form(r"\d{2} \d{3} \d{3} \d{3}|\d{11}"), is_tax_id,
+        "STEUERID", "DE", r"\d{2} \d{3} \d{3} \d{3}|\d{11}", is_tax_id,
         _words("steuer-?id(?:entifikationsnummer)?", "steuernummer", "idnr", "tax id"),
     ),
+    Identity("NIR", "FR", r"[12378] ?\d{2} ?(?:0[1-9]|[1-9]\d) ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}", is_nir),
+    Identity("DNI", "ES", r"(?:\d{8}|[XYZ]-?\d{7})[ -]?[A-HJ-NP-TV-Z]", is_dni),
+    Identity("CODICEFISCALE", "IT", r"[A-Z]{6}\d{2}[ABCDEHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", is_codice_fiscale),
+    Identity("CPF", "BR", r"\d{3}\.\d{3}\.\d{3}-\d{2}", is_cpf),
+    Identity("CPF", "BR", r"\d{11}", is_cpf, _words("cpf")),
     Identity(
-        "NIR", "FR", _form(r"[12378] ?\d{2} ?(?:0[1-9]|[1-9]\d) ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}"), is_nir, None
+        "AADHAAR", "IN", r"[2-9]\d{3}(?: \d{4} |-\d{4}-|\d{4})\d{4}", is_aadhaar, _words("aadhaa?r", "uidai", "uid")
     ),
-    Identity("DNI", "ES", _form(r"(?:\d{8}|[XYZ]-?\d{7})[ -]?[A-HJ-NP-TV-Z]"), is_dni, None),
     Identity(
-        "CODICEFISCALE", "IT", _form(r"[A-Z]{6}\d{2}[ABCDEHLMPRST]\d{2}[A-Z]\d{3}[A-Z]"), is_codice_fiscale, None
+        "SIN", "CA", r"[1-79]\d{2}(?: \d{3} |-\d{3}-|\d{3})\d{3}", luhn, _words("sin", "social insurance", "nas")
     ),
-    Identity("CPF", "BR", _form(r"\d{3}\.\d{3}\.\d{3}-\d{2}"), is_cpf, None),
-    Identity("CPF", "BR", _form(r"\d{11}"), is_cpf, _words("cpf")),
-    Identity(
-        "AADHAAR", "IN", _form(r"[2-9]\d{3}([ -]?)\d{4}\1\d{4}"), is_aadhaar, _words("aadhaa?r", "uidai", "uid")
-    ),
-    Identity("SIN", "CA", _form(r"[1-79]\d{2}([ -]?)\d{3}\1\d{3}"), luhn, _words("sin", "social insurance", "nas")),
-    Identity("PESEL", "PL", _form(r"\d{11}"), is_pesel, _words("pesel")),
-    Identity("AHV", "CH", _form(r"756\.\d{4}\.\d{4}\.\d{2}"), is_ahv, None),
-    Identity("BSN", "NL", _form(r"\d{9}"), is_bsn, _words("bsn", "burgerservicenummer", "sofinummer")),
+    Identity("PESEL", "PL", r"\d{11}", is_pesel, _words("pesel")),
+    Identity("AHV", "CH", r"756\.\d{4}\.\d{4}\.\d{2}", is_ahv),
+    Identity("BSN", "NL", r"\d{9}", is_bsn, _words("bsn", "burgerservicenummer", "sofinummer")),
 )  # fmt: skip
+
+
+def _alone(form: str) -> re.Pattern[str]:
+    """The form where no letter or digit and no further part of a number stands beside it."""
+    return re.compile(rf"(?<!\w)(?<!\d[.,/-])(?:{form})(?!\w|[.,/-]\d)", re.ASCII)
+
+
+FORMS = tuple((identity, _alone(identity.form)) for identity in IDENTITIES)
+ANY_FORM = _alone("|".join(identity.form for identity in IDENTITIES))

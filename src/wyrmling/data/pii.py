@@ -9,12 +9,12 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from wyrmling.data.credentials import KEY, LONG_RUN, PASSWORD, PRIVATE_KEY
-from wyrmling.data.identity import IDENTITIES, is_identity, luhn
+from wyrmling.data.identity import find_identities, luhn
 from wyrmling.data.names import FindNames, no_names
+from wyrmling.data.phones import find_phones
 from wyrmling.data.rows import Row
 from wyrmling.data.spots import Part, Spots
 
@@ -26,7 +26,6 @@ IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]){11,30}(?![A-Za
 CARD = re.compile(
     r"\d(?<![\d.-]\d)(?:\d{12,18}|\d{3}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{3}([ -])\d{6}\2\d{5})(?![\d-]|\.\d)"
 )
-PHONE_LIKE = re.compile(r"\d(?:[ \u00a0\t().\-/]{0,3}\d){8}")
 IPV4 = re.compile(r"\d(?<![\d.]\d)\d{0,2}(?:\.\d{1,3}){3}(?![\d.]*\d)")
 COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])")
@@ -40,27 +39,15 @@ IP_CONTEXT = re.compile(
     r"\b(?:ips?|ipv[46]|addr|address(?:es)?|hosts?|hostname|servers?|subnet|gateway|dns|nameserver|ping|clients?|from|ssh|login|port)\b",
     re.IGNORECASE,
 )
-PHONE_CONTEXT = re.compile(
-    r"\b(?:phones?|tel|telephone|mobile|cell|fax|call(?:ed|ing)?|sms|text|dial|ring|whatsapp|contact|hotline"
-    r"|(?:my|your|our|his|her|their) number)\b",
-    re.IGNORECASE,
-)
-# Part of a link, a name, a longer number or a sum.
-NOT_BEFORE_PHONE = re.compile(r"(?:[/#^A-Za-z0-9]|[A-Za-z0-9]-)\Z")
-NOT_AFTER_PHONE = re.compile(r"[A-Za-z0-9]|\s*=")
-DECIMAL = re.compile(r"\d{1,3}\.\d{6,}")
-CONTEXT_CHARS, IP_CONTEXT_CHARS = 40, 20
+IP_CONTEXT_CHARS = 20
 
-Check = Callable[[str, int, int, str], bool]
+Check = Callable[[str, int, int], bool]
 
 
-class Rule(NamedTuple):
-    """A match of `pattern` in the parts `where` is private when `check(text, start, end, region)` agrees."""
-
+class Span(NamedTuple):
+    start: int
+    end: int
     type: str
-    pattern: re.Pattern[str]
-    where: Callable[[Spots], list[Part]]
-    check: Check
 
 
 def mask_row(row: Row, region: str, names: FindNames = no_names) -> None:
@@ -141,19 +128,12 @@ def _mask_words(words: list[str], region: str, names: FindNames) -> tuple[list[s
             start = end + 1
 
 
-class Span(NamedTuple):
-    start: int
-    end: int
-    type: str
-
-
 def find(text: str, region: str = "US", names: FindNames = no_names) -> list[Span]:
     """Where private data is, in order, without overlaps: the earlier rule of `RULES` wins, names come last."""
     spots = Spots(text)
     taken: list[Span] = []
     for rule in RULES:
-        if parts := rule.where(spots):
-            taken += _free(taken, (Span(*place, rule.type) for place in _matches(rule, text, parts, region)))
+        taken += _free(taken, rule(spots, region))
     taken += _free(taken, (Span(start, end, "NAME") for start, end in names(text)))
     if taken:
         # Never inside a placeholder that is already there.
@@ -171,58 +151,7 @@ def _free(taken: Sequence[Span], found: Iterator[Span]) -> list[Span]:
     return free
 
 
-def _matches(rule: Rule, text: str, parts: Sequence[Part], region: str) -> Iterator[Part]:
-    if rule.type == "PHONE":
-        yield from _phones(text, parts, region)
-        return
-    for begin, end in parts:
-        for match in rule.pattern.finditer(text, begin, end):
-            if rule.check(text, match.start(), match.end(), region):
-                yield match.span()
-
-
-def _phones(text: str, parts: Sequence[Part], region: str) -> Iterator[Part]:
-    """Valid numbers of at least 9 digits. A bare run of digits counts only near a word such as "call" or "phone":
-    2147483648 is a valid number in Dallas."""
-    import phonenumbers
-
-    known = region if region in phonenumbers.SUPPORTED_REGIONS else None
-    for begin, end in _windows(text, parts):
-        for match in phonenumbers.PhoneNumberMatcher(text[begin:end], known):
-            if sum(char.isdigit() for char in match.raw_string) < 9 or DECIMAL.fullmatch(match.raw_string):
-                continue
-            start = begin + match.start
-            if NOT_BEFORE_PHONE.search(text[max(0, start - 2) : start]) or NOT_AFTER_PHONE.match(
-                text, begin + match.end
-            ):
-                continue
-            if not match.raw_string.isdigit() or _near(PHONE_CONTEXT, text, start, CONTEXT_CHARS):
-                yield start, begin + match.end
-
-
-def _windows(text: str, parts: Sequence[Part]) -> Iterator[Part]:
-    """The parts of the text around 9 digits with little between them: the matcher is too slow for whole books."""
-    begin, end = 0, 0
-    for first, last in parts:
-        for match in PHONE_LIKE.finditer(text, first, last):
-            if match.start() - CONTEXT_CHARS > end:
-                if end:
-                    yield begin, end
-                begin = max(0, match.start() - CONTEXT_CHARS)
-            end = min(len(text), match.end() + CONTEXT_CHARS)
-    if end:
-        yield begin, end
-
-
-def _near(words: re.Pattern[str], text: str, start: int, reach: int) -> bool:
-    return words.search(text[max(0, start - reach) : start]) is not None
-
-
-def _always(text: str, start: int, end: int, region: str) -> bool:
-    return True
-
-
-def _is_iban(text: str, start: int, end: int, region: str) -> bool:
+def _is_iban(text: str, start: int, end: int) -> bool:
     """Length 15 to 34 and ISO 7064 remainder 1 modulo 97, letters counted from A = 10 (ISO 13616)."""
     value = text[start:end].replace(" ", "")
     if not 15 <= len(value) <= 34:
@@ -230,13 +159,13 @@ def _is_iban(text: str, start: int, end: int, region: str) -> bool:
     return int("".join(str(int(char, 36)) for char in value[4:] + value[:4])) % 97 == 1
 
 
-def _is_card(text: str, start: int, end: int, region: str) -> bool:
+def _is_card(text: str, start: int, end: int) -> bool:
     """An issuer's first digits and length, and the Luhn checksum."""
     digits = "".join(str(int(char)) for char in text[start:end] if char.isdigit())
     return CARD_ISSUER.fullmatch(digits) is not None and luhn(digits)
 
 
-def _is_ip(text: str, start: int, end: int, region: str) -> bool:
+def _is_ip(text: str, start: int, end: int) -> bool:
     """A public address; four numbers with points and no word such as "host" before them are a section number."""
     try:
         address = ipaddress.ip_address(text[start:end])
@@ -250,8 +179,45 @@ def _is_ip(text: str, start: int, end: int, region: str) -> bool:
     return (
         linked
         or re.match(r":\d{2,5}\b|/\d{1,2}\b", text[end:]) is not None
-        or _near(IP_CONTEXT, text, start, IP_CONTEXT_CHARS)
+        or IP_CONTEXT.search(text[max(0, start - IP_CONTEXT_CHARS) : start]) is not None
     )
+
+
+Rule = Callable[[Spots, str], Iterator[Span]]
+
+
+def _rule(
+    type: str, pattern: re.Pattern[str], where: Callable[[Spots], list[Part]], check: Check | None = None
+) -> Rule:
+    """The matches of `pattern` in the parts `where` of a text with which `check(text, start, end)` agrees."""
+
+    def find(spots: Spots, region: str) -> Iterator[Span]:
+        for begin, end in where(spots):
+            for match in pattern.finditer(spots.text, begin, end):
+                if check is None or check(spots.text, *match.span()):
+                    yield Span(*match.span(), type)
+
+    return find
+
+
+def _identities(spots: Spots, region: str) -> Iterator[Span]:
+    return (Span(*found) for found in find_identities(spots.text, spots.numbers, region))
+
+
+def _phones(spots: Spots, region: str) -> Iterator[Span]:
+    return (Span(*place, "PHONE") for place in find_phones(spots.text, spots.numbers, region))
+
+
+def _at(spots: Spots) -> list[Part]:
+    return spots.at
+
+
+def _numbers(spots: Spots) -> list[Part]:
+    return spots.numbers
+
+
+def _digits(spots: Spots) -> list[Part]:
+    return spots.digits
 
 
 def _colons(spots: Spots) -> list[Part]:
@@ -268,14 +234,14 @@ def _long_words(spots: Spots) -> list[Part]:
 
 
 RULES = (
-    Rule("PRIVATEKEY", PRIVATE_KEY, _private_keys, _always),
-    Rule("CREDENTIAL", PASSWORD, lambda spots: spots.at, _always),
-    Rule("KEY", KEY, _long_words, _always),
-    Rule("EMAIL", EMAIL, lambda spots: spots.at, _always),
-    Rule("IBAN", IBAN, lambda spots: spots.numbers, _is_iban),
-    Rule("CARD", CARD, lambda spots: spots.numbers, _is_card),
-    *(Rule(one.type, one.pattern, lambda spots: spots.numbers, partial(is_identity, one)) for one in IDENTITIES),
-    Rule("IP", IPV4, lambda spots: spots.digits, _is_ip),
-    Rule("IP", IPV6, _colons, _is_ip),
-    Rule("PHONE", PHONE_LIKE, lambda spots: spots.numbers, _always),
+    _rule("PRIVATEKEY", PRIVATE_KEY, _private_keys),
+    _rule("CREDENTIAL", PASSWORD, _at),
+    _rule("KEY", KEY, _long_words),
+    _rule("EMAIL", EMAIL, _at),
+    _rule("IBAN", IBAN, _numbers, _is_iban),
+    _rule("CARD", CARD, _numbers, _is_card),
+    _identities,
+    _rule("IP", IPV4, _digits, _is_ip),
+    _rule("IP", IPV6, _colons, _is_ip),
+    _phones,
 )

@@ -6,7 +6,6 @@ Patterns for private data are slow, and most of a book has nothing for them: the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -43,8 +42,10 @@ class Spots:
     @cached_property
     def at(self) -> list[Part]:
         """Around each @."""
-        places = [match.start() for match in re.finditer("@", self.text)] if "@" in self.text else []
-        return list(self._around(((place, place) for place in places), BEFORE_AT, AFTER_AT))
+        import numpy as np
+
+        places = np.array([match.start() for match in re.finditer("@", self.text)], np.int64)
+        return self._around(places, places, BEFORE_AT, AFTER_AT)
 
     @cached_property
     def digits(self) -> list[Part]:
@@ -66,8 +67,9 @@ class Spots:
         table[[*range(48, 58), *range(65, 91), *range(97, 123), 45, 95]] = True
         inside = table[np.minimum(self._codes, 128)]
         edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
-        runs = edges.reshape(-1, 2)
-        return list(self._around(runs[runs[:, 1] - runs[:, 0] >= length].tolist(), before, after))
+        first, last = edges[::2], edges[1::2]
+        long = last - first >= length
+        return self._around(first[long], last[long], before, after)
 
     @cached_property
     def _codes(self) -> Codes:
@@ -89,17 +91,13 @@ class Spots:
             return []
         first, last = places[: len(places) - count + 1], places[count - 1 :]
         close = last - first < reach
-        found = zip(first[close].tolist(), last[close].tolist(), strict=True)
-        return list(self._around(found, NUMBER_CHARS, NUMBER_CHARS))
+        return self._around(first[close], last[close], NUMBER_CHARS, NUMBER_CHARS)
 
-    def _around(self, spans: Iterator[Part] | list[list[int]], before: int, after: int) -> Iterator[Part]:
-        """The spans with so many characters on either side, joined where they touch."""
-        begin, end = 0, -1
-        for first, last in spans:
-            if first - before > end:
-                if end >= 0:
-                    yield begin, end
-                begin = max(0, first - before)
-            end = min(len(self.text), last + after)
-        if end >= 0:
-            yield begin, end
+    def _around(self, first: Places, last: Places, before: int, after: int) -> list[Part]:
+        """The spans from each `first` to its `last` with so many characters on either side, joined where they touch."""
+        import numpy as np
+
+        begin, end = np.maximum(first - before, 0), np.minimum(last + after, len(self.text))
+        apart = begin[1:] > end[:-1]
+        begin, end = begin[np.append(True, apart)[: len(begin)]], end[np.append(apart, True)[: len(end)]]
+        return list(zip(begin.tolist(), end.tolist(), strict=True))
