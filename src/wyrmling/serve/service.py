@@ -102,8 +102,11 @@ class Service:
         if record is None or self.pool is None:
             self.metrics.rejected("unknown_model")
             raise model_not_found(model)
-        member = await self.pool.get(Found(model, locate(record.path), record.digest, record.version))
-        return replace(self, loaded=member.loaded, engine=member.engine, metrics=member.metrics)
+        found = Found(record.name, locate(record.path), record.digest, record.version)
+        member = await self.pool.get(found)
+        # One model has the name of its job and those of its checkpoints; an answer says the one that was asked.
+        loaded = replace(member.loaded, found=replace(found, name=model))
+        return replace(self, loaded=loaded, engine=member.engine, metrics=member.metrics)
 
     def need_workshop(self) -> Workshop:
         """Where files and jobs are kept. Raises ApiError 400 when this server has no project to keep them in."""
