@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from wyrmling.core.errors import BadInput
+from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.core.log import say, warn
 from wyrmling.model import hf_bert, hf_gpt, hf_llama
 from wyrmling.model.design import FAMILIES, FamilyName
@@ -108,6 +108,12 @@ def read_config(raw: Mapping[str, Any], *, where: object) -> Described:
             f"config.json asks for what wyrmling can't compute: {error}",
             where=where,
             fix='use a model without this setting, or train one with base = "scratch"',
+        ) from error
+    except BadSetting as error:
+        raise BadInput(
+            f"config.json describes a model that can't be: {error.what}",
+            where=where,
+            fix="get the model folder again from its origin",
         ) from error
     labels = raw.get("id2label") or {}
     n_classes = (len(labels) or int(raw.get("num_labels", 2))) if head in ("classes", "tags") else 0
