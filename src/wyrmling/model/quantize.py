@@ -8,8 +8,10 @@ Letters: N rows of the input, I its width, O outputs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -168,10 +170,7 @@ class DynamicInt8Linear(Quantised):
         # A row of zeros becomes a row of anything times zero.
         largest_N1 = x_NI.abs().amax(-1, keepdim=True)
         if self.weight_OI is None:
-            # Rounds to 1/127 of each row's largest value, zero being 128.
-            product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-            out_NO: Tensor = product(x_NI / largest_N1, 1 / 127, 128, self.packed)
-            return out_NO.mul_(largest_N1)
+            return _packed_product(x_NI / largest_N1, self.packed).mul_(largest_N1)
         whole_NI = (x_NI / largest_N1 * 127).round_().to(torch.int8)
         return _whole_product(whole_NI, self.weight_OI).float() * self.scale_O * (largest_N1 / 127)
 
@@ -225,12 +224,37 @@ def _whole_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
 
 def _fbgemm_pack(weight_OI: Tensor, scale_O: Tensor) -> Any:
     """The int8 weights in FBGEMM's layout; None on machines without it."""
+    return _pack(weight_OI, scale_O) if _fbgemm_works() else None
+
+
+@cache
+def _fbgemm_works() -> bool:
+    """Whether FBGEMM is there and computes what it should: torch means to move it to another package."""
     if "fbgemm" not in torch.backends.quantized.supported_engines:
-        return None
+        return False
+    weight_OI = torch.arange(-60, 60, dtype=torch.int8).view(8, 15)
+    x_NI = torch.linspace(-1, 1, 30).view(2, 15)
+    try:
+        given_NO = _packed_product(x_NI, _pack(weight_OI, torch.ones(8)))
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.allclose(given_NO, (x_NI * 127).round() / 127 @ weight_OI.float().t(), atol=1e-3)
+
+
+def _pack(weight_OI: Tensor, scale_O: Tensor) -> Any:
     zero_O = torch.zeros(len(scale_O), dtype=torch.int64)
-    with _engine("fbgemm"):
+    with _engine("fbgemm"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         rows = torch._make_per_channel_quantized_tensor(weight_OI, scale_O.double(), zero_O, 0)
         return torch.ops.quantized.linear_prepack(rows, None)
+
+
+def _packed_product(x_NI: Tensor, packed: Any) -> Tensor:
+    """x @ W.T, the input rounded to 127ths with zero at 128. Values are between -1 and 1."""
+    out_NO: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default(
+        x_NI, 1 / 127, 128, packed
+    )
+    return out_NO
 
 
 @contextmanager
