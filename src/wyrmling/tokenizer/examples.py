@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +51,12 @@ class Examples:
     def __init__(self, path: Path) -> None:
         self._file = pq.ParquetFile(path)
 
-    def rows(self, groups: Sequence[int] | None = None) -> Iterator[Example]:
+    def rows(self, groups: Iterable[int] | None = None) -> Iterator[Example]:
         """The rows of some row groups, of all by default."""
-        for batch in self._file.iter_batches(batch_size=_READ_ROWS, row_groups=groups):
-            yield from batch.to_pylist()
+        for group in range(self._file.num_row_groups) if groups is None else groups:
+            # One group at a time: a reader of several keeps what it has read of each.
+            for batch in self._file.iter_batches(batch_size=_READ_ROWS, row_groups=[group], use_threads=False):
+                yield from batch.to_pylist()
 
     def shards(self, n_bytes: int) -> list[list[int]]:
         """The row groups in order, as many together as it takes to reach `n_bytes` uncompressed."""
