@@ -105,7 +105,7 @@ class ModelConfig:
                 f"model.heads = {self.heads} is not a multiple of model.kv_heads = {self.kv_heads}",
                 fix="choose kv_heads that divides heads",
             )
-        if self.rope_width % 2:
+        if self.switches.positions == "rope" and self.rope_width % 2:
             raise BadSetting(
                 f"head width {self.rope_width} is odd; rotary positions need pairs",
                 fix="choose model.width and model.heads so that width / heads is even",
