@@ -108,10 +108,13 @@ def check(project: Project) -> Check:
     criteria = accept.expand(criteria, slices.large(columns))
     counts = measure.rows_by_label(rows.test, task)
     by_name = counts | slices.rows_by_value(columns)
+    prospects = tuple(_prospect(one, accept.rows_of(one, len(rows.test), by_name), len(counts)) for one in criteria)
+    # A condition without rows can be asked of nothing.
+    asked = settings.evaluate.baselines and all(one.rows for one in prospects)
     return Check(
-        prospects=tuple(_prospect(one, accept.rows_of(one, len(rows.test), by_name), len(counts)) for one in criteria),
+        prospects=prospects,
         fits=planned.fits,
-        baselines=_baselines(project, criteria, rows, columns, names) if settings.evaluate.baselines else {},
+        baselines=_baselines(project, criteria, rows, columns, names) if asked else {},
         warnings=tuple(_warnings(rows, task, near.flags)),
         rows=len(rows.test),
         digest=artifact.digest(settings.objective.model_dump(mode="json")),
