@@ -91,6 +91,9 @@ def test_answers_are_learned(method: str, small: Small, base: Path, tmp_path: Pa
     made = tuned(small, base, tmp_path, f"method={method}", "steps=60", "lora.rank=8")
     lines = [json.loads(line) for line in (made.path / "steps.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
+    # after qlora the merged model stands on the base's own weights, not on the 4-bit ones
+    assert ("val_merged" in made.figures) == (method == "qlora")
+    assert method == "lora" or made.figures["val_merged"]["loss"] == pytest.approx(made.figures["val"]["loss"], abs=0.1)
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert made.figures["trained_parameters"] < 0.4 * made.figures["parameters"]
     assert made.figures["merge"]["max_abs"] < 1e-4 and made.figures["merge"]["probes"] > 0

@@ -210,6 +210,10 @@ class _Run:
             trainable.restore(self.model, progress.best_weights)
         moved = sum(value.numel() for value in trainable.state(trained).values())
         model, merged = outcome.write(job, self.draft.path, trained, facts, train, tokenizer, batches)
+        if job.step.method == "qlora" and self.looks is not None:
+            # Learned beside 4 bits, merged into the whole weights: not quite the same model.
+            device = next(trained.parameters()).device
+            merged["val_merged"] = self._figures(model.to(device), self.looks)
         recent = progress.recent or []
         self.draft.figures = {
             "steps": self.step_done,
@@ -268,15 +272,7 @@ class _Run:
         objective, progress = self.job.step.objective, self.progress
         if self.looks is None:
             return
-        rows = np.unique(self.looks.pieces.row)
-        figures = look(
-            self.model,
-            objective,
-            self.looks,
-            n_bytes=int(self.val.rows["n_bytes"][rows].sum()),
-            tag_names=self.val.tag_names,
-            autocast=self.autocast,
-        )
+        figures = self._figures(self.model, self.looks)
         _write_line(log, {"step": number, "val": figures})
         if is_better(objective, figures, progress.best):
             progress.looks_without_gain = 0
@@ -287,6 +283,18 @@ class _Run:
         judge = JUDGES[objective].name
         if judge in figures:
             say(f"  step {number}: val " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+
+    def _figures(self, model: Model, looks: Batches) -> dict[str, float]:
+        """What the model makes of the validation rows."""
+        rows = np.unique(looks.pieces.row)
+        return look(
+            model,
+            self.job.step.objective,
+            looks,
+            n_bytes=int(self.val.rows["n_bytes"][rows].sum()),
+            tag_names=self.val.tag_names,
+            autocast=self.autocast,
+        )
 
     def _patience_is_over(self) -> bool:
         patience = self.job.step.patience
