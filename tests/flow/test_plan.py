@@ -88,6 +88,7 @@ def test_artifacts_of_other_settings_or_files_are_not_taken_for_current(folder, 
     project = config.load(copy)
     tokenizer.run(project, data.run(project))
     assert not facts.look(config.load(copy, ["tokenizer.vocab_size=700"])).exact
+    assert not facts.look(config.load(copy, ["tokenizer.digits=1"])).exact
     assert not facts.look(config.load(copy, ["data.split.test=0.2"])).exact
     with (copy / "tickets.csv").open("a", encoding="utf-8") as handle:
         handle.write("my card never came,card_arrival\n")

@@ -76,8 +76,10 @@ def _current_tokens(project: Project, origins: Sequence[Origin]) -> Artifact | N
     }
     made = data.manifest["settings"]
     same = data.manifest["inputs"] == inputs and _without_urls(made) == _without_urls(wanted)
-    asked = project.settings.tokenizer.vocab_size
-    return tokens if same and tokens.manifest["settings"].get("vocab_size", asked) == asked else None
+    # A tokenizer copied from a base has not all of these.
+    shaped = tokens.manifest["settings"]
+    asked = project.settings.tokenizer.model_dump(mode="json")
+    return tokens if same and all(shaped.get(name, value) == value for name, value in asked.items()) else None
 
 
 def newest(project: Project, stage: str) -> Artifact | None:
