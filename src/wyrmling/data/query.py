@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,6 +15,8 @@ from wyrmling.core.errors import BadInput, BadSetting
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
+
+FETCHED_ROWS = 1_000
 
 
 def read_query(name: str, source: Source, root: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -36,6 +39,8 @@ def read_query(name: str, source: Source, root: Path) -> tuple[list[str], list[d
     try:
         engine = _engine(url, root, where)
         with engine.connect() as connection:
+            # Only PostgreSQL knows the second; SQLite is opened read only, and nothing is ever committed.
+            connection = connection.execution_options(yield_per=FETCHED_ROWS, postgresql_readonly=True)
             # In text() a colon starts a parameter; a query from the project file has none.
             result = connection.execute(sqlalchemy.text(source.query.replace(":", "\\:")))
             columns = list(result.keys())
@@ -47,7 +52,7 @@ def read_query(name: str, source: Source, root: Path) -> tuple[list[str], list[d
         raise BadInput(
             f"the driver for {url.drivername} is missing: {error.name}",
             where=f"{where}.url",
-            fix=f"install it in the same environment: pip install {error.name}",
+            fix=f"install it in the same environment: pip install {_package(url, error)}",
         ) from error
     if len(set(columns)) < len(columns):
         twice = sorted({c for c in columns if columns.count(c) > 1})
@@ -76,16 +81,29 @@ def _engine(url: URL, root: Path, where: str) -> Engine:
 
 
 def _refused(error: Exception, url: URL, query: str, where: str) -> BadInput:
+    from sqlalchemy.exc import DBAPIError
+
     message = str(getattr(error, "orig", None) or error).strip()
     if url.password:
         message = message.replace(str(url.password), "***")
+    fix = "correct the query or the URL; the query can be tried in the database's own shell"
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        message = f"{message} (the connection was lost while the rows were read)"
+        fix = "run the same command again; ask whoever runs the database when it goes on"
     return BadInput(
         f"the database says: {message}",
         where=f"{where}, {url.render_as_string(hide_password=True)}, query: {query.strip()}",
-        fix="correct the query or the URL; the query can be tried in the database's own shell",
+        fix=fix,
     )
 
 
+def _package(url: URL, error: ImportError) -> str:
+    return "'wyrmling[postgres]'" if url.get_backend_name() == "postgresql" else str(error.name)
+
+
 def _plain(value: Any) -> Any:
-    """Dates, decimals and UUIDs as text; numbers, text and bytes as they are."""
+    """Dates and UUIDs as text; numbers, text and bytes as they are; decimals as numbers that are written the same."""
+    if isinstance(value, Decimal) and value.is_finite():
+        number = int(value) if value == value.to_integral_value() else float(value)
+        return number if Decimal(repr(number)) == value else str(value)
     return value if value is None or isinstance(value, (str, int, float, bytes, list, dict)) else str(value)
