@@ -307,15 +307,23 @@ def tokenizer(
     project: Any,
     to: Annotated[str | None, typer.Option(help="Also write the tokens for other trainers: parquet.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder that --to writes.")] = None,
+    show: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Print the first N rows of each kind, what is learned marked.")
+    ] = 0,
 ) -> Answer:
-    """Train the tokenizer on the training text and encode every row."""
+    """Train the tokenizer on the training text, or take that of the base, and encode every row."""
     from wyrmling.flow import stages
 
     if (to is None) != (out is None):
         raise UsageError("--to and --out belong together", fix="write --to parquet --out DIR")
     if to is not None and out is not None:
         return Answer(*stages.export_tokens(project, to, out))
-    return Answer(*stages.tokenizer_answer(stages.tokenizer(project)))
+    made = stages.tokenizer(project)
+    if show:
+        from wyrmling.tokenizer import show as showing
+
+        return Answer(*showing.answer(made, show, colour=sys.stdout.isatty()))
+    return Answer(*stages.tokenizer_answer(made))
 
 
 @app.command()
@@ -559,11 +567,23 @@ def list_keys(project: Any) -> Answer:
 
 @keys_app.command()
 @verb
-def create(project: Any, name: Annotated[str, typer.Argument(help="Whose key it is.")]) -> Answer:
+def create(
+    project: Any,
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may do: infer, feedback, files, train, admin; repeatable. Default: infer, feedback."),
+    ] = None,
+    days: Annotated[int | None, typer.Option(help="Days until it expires. Default: never.", min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="More are refused with 429.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(help="Tokens read and generated; more are refused.")] = None,
+    usd_per_month: Annotated[float | None, typer.Option(help="What its answers and jobs may cost in a month.")] = None,
+) -> Answer:
     """Make a key; its secret is shown once."""
     from wyrmling.flow import keys
 
-    return Answer(*keys.create(project, name))
+    limits = keys.Limits(requests_per_minute, tokens_per_minute, usd_per_month)
+    return Answer(*keys.create(project, name, scopes=scope or ["infer", "feedback"], days=days, limits=limits))
 
 
 @keys_app.command()

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from wyrmling.tokenizer import chat
+from wyrmling.tokenizer import chat, folder
 from wyrmling.tokenizer.tokenizer import Tokenizer
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -167,3 +167,13 @@ def test_a_vocabulary_that_opens_texts_with_a_space_opens_them_as_in_transformer
     assert ours.document("My card")[1:-1] == theirs("My card", add_special_tokens=False)["input_ids"]
     learned = [words[id_] for id_, is_learned in zip(ids, learn, strict=True) if is_learned]
     assert learned == ["▁Freeze", "▁it", "▁", "</s>"]
+
+
+def test_a_base_without_a_template_can_learn_conversations(wordpiece: Path, tmp_path: Path) -> None:
+    folder.copy(wordpiece, tmp_path)
+    ours = Tokenizer.load(tmp_path)
+    ids, learn = chat.render(ours, TURNS[:2])
+    learned = [id_ for id_, is_learned in zip(ids, learn, strict=True) if is_learned]
+    assert learned == [*ours.encode("Freeze it in the app."), ours.eos_id]
+    assert ours.eos_id in ours.end_ids
+    assert "[SEP]" in chat.learned_rule(ours)

@@ -63,12 +63,16 @@ def base_digest(base: Path) -> str:
 def copy(base: Path, folder: Path) -> None:
     """Copy the tokenizer of a base model, as tokenizer.json whatever it was.
 
-    What only other files of the base say about special tokens is written beside it.
+    What only other files of the base say about special tokens is written beside it. A base without a chat template gets
+    a plain one.
     """
     for name in _SETTINGS:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     write_durably(folder / TOKENIZER_FILE, vocabulary(base)[0].encode())
+    if Tokenizer.load(base).chat_template is None:
+        # It counts for conversations only; a model that was not tuned on any is never asked with it.
+        write_durably(folder / TEMPLATE_FILE, chat.PLAIN_TEMPLATE.encode())
     known = Tokenizer.load(folder).special_tokens
     missing = {role: token for role, token in Tokenizer.load(base).special_tokens.items() if role not in known}
     if missing or not (folder / CONFIG_FILE).is_file():

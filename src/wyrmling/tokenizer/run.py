@@ -25,7 +25,7 @@ from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import SPLITS, STORE, row_pieces
 from wyrmling.tokenizer.writer import StoreWriter
 
-VERSION = 2
+VERSION = 3
 
 # Uncompressed bytes of examples.parquet that a shard is made of: what is encoded again after a crash.
 SHARD_BYTES = 256_000_000
