@@ -38,6 +38,7 @@ def solved(postgres: URL, make_project: Callable[..., Project]) -> Iterator[tupl
     engine = sqlalchemy.create_engine(postgres)
     with engine.begin() as connection:
         connection.exec_driver_sql("drop table if exists solved")
+        connection.exec_driver_sql("create sequence if not exists counted")
         connection.exec_driver_sql(SCHEMA)
         for row in ROWS:
             connection.exec_driver_sql("insert into solved values (%s, %s, %s, %s, %s, %s)", row)
@@ -91,7 +92,7 @@ def test_a_table_of_postgresql_becomes_conversations_and_a_change_in_it_a_new_ar
         ("select nothing from solved", 'column "nothing" does not exist'),
         ("select question, answer as question from solved", "two columns are named 'question'"),
         ("insert into solved (id) values (9)", "syntax error"),
-        ("select lo_create(0) as text", "read-only transaction"),
+        ("select nextval('counted') as text", "read-only transaction"),
     ],
 )
 def test_what_the_server_refuses_is_said_without_the_password(
