@@ -160,3 +160,36 @@ def test_a_memory_budget_makes_the_micro_batches_smaller_and_nothing_else() -> N
     free, bound = (derive_step(s, one, shape, BILLION, scratch=True, first=True) for s in (plain, tight))
     assert bound.micro_batch_tokens < free.micro_batch_tokens
     assert replace(bound, micro_batch_tokens=free.micro_batch_tokens, reasons=free.reasons) == free
+
+
+def method(name: str, objective: str = "classify", **changes: object) -> Derived:
+    """The numbers of a step with this method on a base model that somebody else trained."""
+    shape, _ = sizes(BANKING77, objective)
+    one = step(objective, method=name, **changes)
+    return derive_step(settings("classify", base="b"), one, shape, BANKING77, scratch=False, first=True)
+
+
+def test_low_rank_corrections_learn_ten_times_faster_and_a_new_head_as_ever() -> None:
+    full, lora, qlora = method("full"), method("lora"), method("qlora")
+    assert lora.lr == pytest.approx(10 * full.lr) and lora.head_lr == pytest.approx(full.head_lr)
+    assert replace(qlora, reasons={}) == replace(lora, reasons={}) and lora.optimizer == "adamw"
+    assert "LoRA Without Regret" in lora.reasons["lr"]
+    assert method("lora", lr=1e-4).lr == 1e-4
+
+
+def test_a_low_rank_step_on_our_own_model_has_no_muon_unless_asked() -> None:
+    shape, _ = sizes(BANKING77, "classify")
+    for changes, expected in (({}, "adamw"), ({"optimizer": "muon"}, "muon")):
+        one = step("classify", method="lora", **changes)
+        derived = derive_step(settings("classify"), one, shape, BANKING77, scratch=True, first=False)
+        assert derived.optimizer == expected
+
+
+def test_a_probe_takes_large_steps_many_passes_and_no_noise() -> None:
+    full, probe = method("full"), method("probe")
+    rows = probe.batch_tokens / (152_908 / 9436)
+    assert 1000 < rows < 1050 and probe.token_noise == 0 < full.token_noise
+    passes = [one.steps * one.batch_tokens for one in (full, probe)]
+    assert passes[1] == pytest.approx(10 * passes[0], rel=0.01)
+    # hidden words are what the masked objective is about
+    assert method("probe", "masked").token_noise > 0
