@@ -572,7 +572,7 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="What it may do: infer, feedback, files, train, admin; repeatable. Default: infer, feedback."),
+        typer.Option(help="What it may do: infer, feedback, files, train admin; repeatable. Default: the first two."),
     ] = None,
     days: Annotated[int | None, typer.Option(help="Days until it expires. Default: never.", min=1)] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="More are refused with 429.")] = None,
