@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tokenizer.samples import data_artifact, example
@@ -30,3 +31,10 @@ def test_the_first_rows_of_each_kind_are_shown_with_what_is_learned(project: Any
     assert f"{show.COLOUR}⟦In Köln 🙂<|im_end|>⟧{show.PLAIN}" in show.answer(made, 1, colour=True)[1]
     whole = show.first_rows(made, 99)
     assert next(row for row in whole if row.row_id == "long").cut
+
+
+def test_a_labelled_row_shows_its_label_and_words_stay_apart(project: Any, wordpiece: Path) -> None:
+    rows = [example(f"l{i}", "labelled", text="my card is lost", label=f"team{i % 2}") for i in range(4)]
+    made_project = project("classify", "project", f"model.base={wordpiece}")
+    made = run.run(made_project, data_artifact(made_project, rows))
+    assert show.first_rows(made, 1)[0].text(colour=False) == "l0 (labelled)\n[CLS]⟦my card is lost[SEP]⟧ → ⟦team0⟧"

@@ -20,22 +20,28 @@ MAX_TOKENS = 400
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of the store: its stretches of text, special tokens by name, each learned or not. cut: more follows."""
+    """A row of the store: its stretches of text, special tokens by name, each learned or not.
+
+    cut     more follows
+    label   of a labelled row: what `classify` learns instead of the text
+    """
 
     row_id: str
     kind: str
     stretches: tuple[tuple[str, bool], ...]
     cut: bool
+    label: str | None = None
 
     def document(self) -> dict[str, Any]:
         parts = [{"text": text, "learned": learned} for text, learned in self.stretches]
-        return {"row_id": self.row_id, "kind": self.kind, "stretches": parts, "cut": self.cut}
+        return {"row_id": self.row_id, "kind": self.kind, "stretches": parts, "cut": self.cut, "label": self.label}
 
     def text(self, *, colour: bool) -> str:
         """One paragraph; learned text stands between ⟦ and ⟧, in colour for a terminal."""
         before, after = (COLOUR + BEGIN, END + PLAIN) if colour else (BEGIN, END)
         body = "".join(before + text + after if learned else text for text, learned in self.stretches)
-        return f"{self.row_id} ({self.kind})\n{body}{' …' if self.cut else ''}"
+        label = "" if self.label is None else f" → {before}{self.label}{after}"
+        return f"{self.row_id} ({self.kind})\n{body}{' …' if self.cut else ''}{label}"
 
 
 def first_rows(made: Artifact, count: int) -> list[Shown]:
@@ -66,12 +72,19 @@ def _rows(store: TokenStore, count: int) -> Iterator[int]:
 def _shown(tokenizer: Tokenizer, store: TokenStore, row: int) -> Shown:
     ids = store.tokens(row)[:MAX_TOKENS].tolist()
     learn = store.learn(row)[:MAX_TOKENS].tolist()
-    names = {id_: special.encode() for special, id_ in tokenizer.special_ids.items()}
-    spelled = [(names.get(id_) or tokenizer.token_bytes(id_), learned) for id_, learned in zip(ids, learn, strict=True)]
     stretches = tuple(
-        (b"".join(part for part, _ in group).decode("utf-8", "replace"), learned)
-        for learned, group in groupby(spelled, key=lambda item: item[1])
+        (_text(tokenizer, [id_ for id_, _ in group]), learned)
+        for learned, group in groupby(zip(ids, learn, strict=True), key=lambda item: item[1])
     )
     columns = store.rows
     cut = int(columns["length"][row]) > MAX_TOKENS
-    return Shown(str(columns["row_id"][row]), str(columns["kind"][row]), stretches, cut)
+    number = int(columns["label"][row])
+    label = store.labels[number] if number >= 0 else None
+    return Shown(str(columns["row_id"][row]), str(columns["kind"][row]), stretches, cut, label)
+
+
+def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of ids, special tokens by name."""
+    names = {id_: special for special, id_ in tokenizer.special_ids.items()}
+    runs = groupby(ids, key=lambda id_: id_ in names)
+    return "".join("".join(names[id_] for id_ in run) if named else tokenizer.decode(run) for named, run in runs)
