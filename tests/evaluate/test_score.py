@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wyrmling.evaluate import score, tasks
+from wyrmling.core.errors import BadInput
+from wyrmling.evaluate import choice, score, tasks
 from wyrmling.model.attention import Segments
 
 # The fixture of conftest.py.
@@ -121,3 +122,19 @@ def test_predictions_of_text_hold_the_sums_behind_the_scores(make: Make) -> None
     table = pq.read_table(made.path / run.PREDICTIONS).to_pydict()
     bits = sum(table["text_nats"]) / np.log(2) / sum(table["bytes"])
     assert made.figures["metrics"]["bpb"]["value"] == pytest.approx(bits)
+
+
+def test_the_likelihood_of_a_choice_is_that_of_its_tokens_after_the_prompt(make: Make) -> None:
+    scorer = score.load(make("complete").model)
+    choices = (" dragon", " a dragon of number", " 12.")
+    (asked,) = choice.asked(scorer, [choice.Question("Once upon a time there was", choices, 0)])
+    for text, nats in zip(choices, asked.nats, strict=True):
+        before = scorer.tokenizer.prompt(asked.prompt)
+        ids = torch.tensor(before + scorer.tokenizer.encode(text))
+        with torch.no_grad():
+            logits = scorer.model.logits(ids[:-1], Segments([len(ids) - 1])).double()
+        nll = F.cross_entropy(logits[len(before) - 1 :], ids[len(before) :], reduction="sum")
+        assert nats == pytest.approx(-float(nll), rel=1e-4)
+    assert choice.credits([asked], "choice_bytes")[0] in (0.0, 1.0)
+    with pytest.raises(BadInput, match="don't fit the context of 48"):
+        choice.asked(scorer, [choice.Question("Once upon a time " * 30, choices, 0)])

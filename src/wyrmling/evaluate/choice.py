@@ -6,11 +6,15 @@ Letters: Q questions; each has its own number of choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from wyrmling.core.errors import BadInput
 from wyrmling.evaluate.statistics import Floats
+
+if TYPE_CHECKING:
+    from wyrmling.evaluate.score import Scorer
 
 
 class Question(NamedTuple):
@@ -60,3 +64,34 @@ def credits(questions: Sequence[Question], name: str) -> Floats:
         best = np.flatnonzero(scores == scores.max())
         found[i] = 1 / len(best) if question.gold in best else 0.0
     return found
+
+
+def asked(scorer: Scorer, questions: Sequence[Question]) -> list[Question]:
+    """The questions with the log-likelihood that a model gives to each choice after the prompt.
+
+    A choice's is that of the whole text less that of the prompt, so a choice should begin where a word does, with the
+    space before it.
+    Raises   BadInput for a prompt and choice that don't fit the context together
+    """
+    from wyrmling.evaluate import score
+
+    prompts = score.text(scorer, [_row(question.prompt) for question in questions])
+    texts = [question.prompt + choice for question in questions for choice in question.choices]
+    wholes = score.text(scorer, [_row(text) for text in texts])
+    if wholes.targets_N.max(initial=0) > scorer.context:
+        longest = int(wholes.targets_N.argmax())
+        raise BadInput(
+            f"{int(wholes.targets_N[longest])} tokens don't fit the context of {scorer.context}",
+            where=texts[longest][:80],
+            fix="shorten the prompt",
+        )
+    found, at = [], 0
+    for question, before in zip(questions, prompts.text_nll_N.tolist(), strict=True):
+        nats = wholes.text_nll_N[at : at + len(question.choices)]
+        found.append(question._replace(nats=tuple(float(before - one) for one in nats)))
+        at += len(question.choices)
+    return found
+
+
+def _row(text: str) -> dict[str, str]:
+    return {"kind": "document", "text": text}

@@ -10,15 +10,12 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from wyrmling.config import Project
 from wyrmling.core.artifact import Artifact
-from wyrmling.core.errors import GateRefused, Inconclusive
 from wyrmling.core.store import ModelRecord, Store, folder_digest
-
-Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-EXIT_CODES = {"PASS": 0, "FAIL": GateRefused.exit_code, "INCONCLUSIVE": Inconclusive.exit_code}
+from wyrmling.evaluate.verdict import EXIT_CODES, Status
 
 
 @dataclass(frozen=True)
