@@ -99,11 +99,10 @@ def _gguf(model: Path, work: Path, quantize: Quantize | None, stored: Stored) ->
     from wyrmling.tokenizer.tokenizer import Tokenizer
 
     file = work / "model.gguf"
-    export_gguf.write(model, file, quantize)
+    rows = export_gguf.write(model, file, quantize)
     engine, tokenizer = Engine(file), Tokenizer.load(model)
     _compare_ids(engine, tokenizer, [probe.text for probe in stored.probes])
-    stored = _as_llama_cpp_tells(stored, set(tokenizer.special_ids.values()))
-    rows = stored.logits[0].shape[-1]
+    stored = _as_llama_cpp_tells(stored, set(tokenizer.special_ids.values()), rows)
     given, greedy = zip(*(engine.answer(p.ids, probes.GREEDY_TOKENS, rows) for p in stored.probes), strict=True)
     difference = probes.compare(stored, given, greedy, where=file)
     # llama.cpp looks GELU up in a table of float16 numbers, which moves logits by up to 1e-3.
@@ -112,15 +111,18 @@ def _gguf(model: Path, work: Path, quantize: Quantize | None, stored: Stored) ->
     return difference
 
 
-def _as_llama_cpp_tells(stored: Stored, special: set[int]) -> Stored:
-    """It gives the distribution after the last token only, and ends an answer before the first special token."""
+def _as_llama_cpp_tells(stored: Stored, special: set[int], rows: int) -> Stored:
+    """It gives the distribution after the last token only, and ends an answer before the first special token.
+
+    rows   of the logits that belong to a token; the file has no others
+    """
     from wyrmling.model.probes import Stored
 
     cut = [
         probe._replace(greedy=list(itertools.takewhile(lambda id: id not in special, probe.greedy)))
         for probe in stored.probes
     ]
-    return Stored(cut, [logits[-1:].log_softmax(-1) for logits in stored.logits])
+    return Stored(cut, [logits[-1:, :rows].log_softmax(-1) for logits in stored.logits])
 
 
 def _compare_ids(engine: Engine, tokenizer: Tokenizer, texts: Sequence[str]) -> None:

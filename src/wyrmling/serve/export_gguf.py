@@ -25,8 +25,8 @@ Config = Mapping[str, Any]
 ROUNDED = {None: "F32", "int8": "Q8_0", "4bit": "Q4_0"}
 
 
-def write(folder: Path, out: Path, quantize: str | None) -> None:
-    """Write the GGUF file of a model folder.
+def write(folder: Path, out: Path, quantize: str | None) -> int:
+    """Write the GGUF file of a model folder; how many tokens it knows. Rows of the embedding beyond them are left out.
 
     quantize   None: float32; int8: Q8_0; 4bit: Q4_0. A matrix whose width does not divide by 32 becomes float16
     Raises     UsageError for another quantisation; BadInput for a model that llama.cpp has no architecture for
@@ -46,8 +46,10 @@ def write(folder: Path, out: Path, quantize: str | None) -> None:
     architecture, reshape = ARCHITECTURES[kind]
     writer = gguf.GGUFWriter(out, architecture)
     writer.add_name(folder.name)
+    rows = model.config.tokens or model.config.vocab_size
     _add_sizes(writer, config, kind)
-    gguf_tokens.add(writer, folder, model.config.vocab_size)
+    writer.add_vocab_size(rows)
+    gguf_tokens.add(writer, folder, rows)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], model.config.layers)
     wanted = getattr(gguf.GGMLQuantizationType, ROUNDED[quantize])
     writer.add_file_type(getattr(gguf.LlamaFileType, _file_type(ROUNDED[quantize])))
@@ -59,11 +61,14 @@ def write(folder: Path, out: Path, quantize: str | None) -> None:
         name = names.get_name(stem)
         if name is None:
             raise BadInput(f"llama.cpp has no name for the tensor {theirs}", where=folder)
+        if name in ("token_embd", "output"):
+            tensor = tensor[:rows]
         _add_tensor(gguf, writer, f"{name}.{suffix}", reshape(theirs, tensor.float(), config), wanted)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return rows
 
 
 def library() -> Any:
@@ -108,7 +113,6 @@ def _add_sizes(writer: Any, config: Config, kind: str) -> None:
     writer.add_feed_forward_length(config.get("intermediate_size") or config.get("n_inner") or 4 * width)
     writer.add_head_count(heads)
     writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
-    writer.add_vocab_size(config["vocab_size"])
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     else:

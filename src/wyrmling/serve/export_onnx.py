@@ -75,7 +75,7 @@ def write(model: Model, file: Path, quantize: str | None) -> None:
             f"there is no ONNX graph with --quantize {quantize}", fix="choose int8-dynamic, or leave it out"
         )
     onnxruntime = library()
-    # Two of each: a size of one would be taken for a constant.
+    # Two of each: a size of one would be taken for a constant. onnxruntime optimises the graph when it reads it.
     example = (torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2, dtype=torch.int64))
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.config.context)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -83,7 +83,7 @@ def write(model: Model, file: Path, quantize: str | None) -> None:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             Padded(model.eval()), example, input_names=INPUTS, output_names=[_output(model)], dynamo=True,
-            dynamic_shapes=dict.fromkeys(INPUTS, free), verbose=False,
+            dynamic_shapes=dict.fromkeys(INPUTS, free), verbose=False, optimize=False,
         )  # fmt: skip
         assert program is not None
         program.save(file, external_data=False)
