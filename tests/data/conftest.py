@@ -13,11 +13,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from sqlalchemy import URL, make_url
 
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.core.artifact import Artifact
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 MakeProject = Callable[..., Project]
 

@@ -19,6 +19,7 @@ SPACES = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u20
 ODD = re.compile(f"[{INVISIBLE}{NEWLINES}{SPACES}]")
 PLAIN_FOR = dict.fromkeys(NEWLINES, "\n") | dict.fromkeys(SPACES, " ")
 TERMINAL = re.compile(r"\x1b\[[\d;]*[A-Za-z]")  # colours and the like, as programs print them
+NUMBER = re.compile(r"\d+")
 LINE_END = re.compile(r"[ \t]+(?=\n)")
 BLANK_LINES = re.compile(r"\n{3,}")
 PLAIN = re.compile(r"[\t\n\x20-\x25\x27-\x7e]*")  # ASCII without control characters and without &
@@ -195,7 +196,7 @@ def _edges(lines: list[str]) -> list[str]:
 
 def line_form(line: str) -> str:
     """The form in which lines of several pages count as the same: numbers as #."""
-    return re.sub(r"\d+", "#", line.strip())
+    return NUMBER.sub("#", line.strip())
 
 
 def _without(text: str, repeated: set[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wyrmling.core.log import warn
-from wyrmling.data.dedup import mix_runs
+from wyrmling.data.dedup import distinct, mix_runs
 from wyrmling.data.matching import word_hashes
 from wyrmling.data.rows import Row
 
@@ -110,10 +110,8 @@ class Index:
 
     def find(self, text: str) -> Overlap | None:
         """The held-out row that a text gives away; None when there is none."""
-        import numpy as np
-
         hashes = word_hashes(text)
-        shared = _places(self.short_runs, np.unique(mix_runs(hashes, SHORT_RUN)))
+        shared = _places(self.short_runs, distinct(mix_runs(hashes, SHORT_RUN)))
         if not len(shared):
             return None
         runs = mix_runs(hashes, LONG_RUN)

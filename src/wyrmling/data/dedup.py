@@ -83,10 +83,15 @@ def mix(mixed: Hashes, column: Hashes) -> Hashes:
 
 def shingle_hashes(text: str) -> Hashes:
     """The text's set of 5-word shingles as 64-bit hashes: sorted, unique, empty for fewer than 5 words."""
+    return distinct(mix_runs(word_hashes(text), SHINGLE_WORDS))
+
+
+def distinct(hashes: Hashes) -> Hashes:
+    """The hashes, ascending, each once. Many times as fast as `numpy.unique`, which builds a hash table."""
     import numpy as np
 
-    runs = np.sort(mix_runs(word_hashes(text), SHINGLE_WORDS))
-    return runs[np.concatenate(([True], runs[1:] != runs[:-1]))] if len(runs) else runs
+    hashes = np.sort(hashes)
+    return hashes[np.concatenate(([True], hashes[1:] != hashes[:-1]))] if len(hashes) else hashes
 
 
 def signature(hashes: Hashes) -> Signatures:

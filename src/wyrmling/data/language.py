@@ -9,8 +9,8 @@ from typing import Any
 from wyrmling.core.errors import BadSetting
 
 UNKNOWN = "und"  # ISO 639-2 for undetermined
-# assumption: below 20 letters or a probability of 0.5 the answer is a guess; 2,000 characters tell as much as a book.
-MIN_LETTERS, MIN_PROBABILITY, READ_CHARS = 20, 0.5, 2_000
+# assumption: below 20 letters or a probability of 0.5 the answer is a guess; 1,000 characters tell as much as a book.
+MIN_LETTERS, MIN_PROBABILITY, READ_CHARS = 20, 0.5, 1_000
 LETTER = re.compile(r"[^\W\d_]")
 CODE = re.compile(r"[a-z]{2,3}")
 
