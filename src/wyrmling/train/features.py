@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wyrmling.config import TrainStep
 from wyrmling.core.progress import bar
 from wyrmling.model.attention import Segments
+from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
 from wyrmling.train.batches import Array, Batches, Store
+from wyrmling.train.methods import STORED
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -37,7 +40,7 @@ class Probe(Model):
 
     def hidden(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
         """The stored hidden states; `tokens_N` are places."""
-        places = _places(tokens_N, segments, pooled=self.head.design.pool is not None)
+        places = _places(tokens_N, segments, pooled=self.head_name == "classes")
         wanted = places if rows_R is None else places[rows_R]
         return self.hidden_PD[wanted.cpu()].to(tokens_N.device)
 
@@ -76,6 +79,11 @@ class Places:
         return int((rows["start"] + rows["length"]).max())
 
 
+def can_store(model: Model, step: TrainStep) -> bool:
+    """Whether the step learns from stored states; a model that transformers computes keeps its head to itself."""
+    return step.method == "probe" and step.objective in STORED and not isinstance(model, Foreign)
+
+
 def store(
     model: Model, batches: Batches, looks: Batches | None, file: Path, autocast: Autocast
 ) -> tuple[Probe, Batches, Batches | None]:
@@ -84,7 +92,7 @@ def store(
     looks   the validation rows; None when there are none
     file    where the hidden states are kept while training; it can be larger than the memory
     """
-    pooled = model.head.design.pool is not None
+    pooled = model.head_name == "classes"
     splits, placed, first = [batches] if looks is None else [batches, looks], [], 0
     for split in splits:
         places = Places(split.store, pooled, first)
@@ -99,7 +107,7 @@ def store(
 
 def _fill(hidden_PD: Tensor, model: Model, real: Batches, placed: Batches, autocast: Autocast) -> None:
     device = next(model.parameters()).device
-    pooled = model.head.design.pool is not None
+    pooled = model.head_name == "classes"
     model.eval()
     with bar("features", total=len(real.pieces.row)) as shown, torch.no_grad(), autocast():
         for batch, where in zip(real.everything(), placed.everything(), strict=True):

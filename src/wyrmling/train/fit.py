@@ -45,7 +45,6 @@ from wyrmling.train.checkpoint import State
 from wyrmling.train.facts import facts_of
 from wyrmling.train.look import JUDGES, is_better, look
 from wyrmling.train.loop import Step, step_seed, steps
-from wyrmling.train.methods import STORED
 from wyrmling.train.objectives import OBJECTIVES, loss_function
 from wyrmling.train.optim import SCHEDULES, Optimizer
 from wyrmling.train.signals import Stop, watch
@@ -95,7 +94,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
             draft.earlier_cost = dict(state.spent)
 
         learned: tuple[Model, Batches, Batches | None] = (model, batches, looks)
-        if step.method == "probe" and step.objective in STORED:
+        if features.can_store(model, step):
             autocast = partial(numerics.autocast, device)
             learned = features.store(model, batches, looks, draft.path / FEATURES, autocast)
         run = _Run(job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen)
