@@ -66,9 +66,9 @@ class Worker:
         """Do the job until it is over, paused or cancelled."""
         try:
             self._begin()
-            rows = self._check()
-            total = self._plan(rows)
-            document, following = self._train(total)
+            if self.job.estimated_finish is None:
+                self._plan(self._check())
+            document, following = self._train()
             self._finish(document, following)
         except Stopped:
             pass
@@ -88,46 +88,40 @@ class Worker:
 
     def _check(self) -> int:
         """The uploaded rows through the data stage; how many there are."""
-        if self.job.state == "validating_files":
-            self.jobs.say(self.job.id, f"Validating training file: {self.job.asked['training_file']}")
+        self.jobs.say(self.job.id, f"Validating training file: {self.job.asked['training_file']}")
         try:
             rows = job_project.write_rows(self.project, self.job, self.uploads)
         except WyrmlingError as error:
             raise Failed("invalid_training_file", error.what, error.where) from None
         job_project.write_project(self.project, self.job, rows)
         data = self._verb("data", "invalid_training_file")
-        if self.job.state == "validating_files":
-            found = {key: data[key] for key in ("read", "kept", "dropped", "errors", "by_rule")}
-            self.jobs.say(
-                self.job.id, "Data checks: {read} read, {kept} kept, {dropped} dropped".format(**found), data=found
-            )
-            self.jobs.change(self.job.id, state="queued")
+        found = {key: data[key] for key in ("read", "kept", "dropped", "errors", "by_rule")}
+        message = "Data checks: {read} read, {kept} kept, {dropped} dropped".format(**found)
+        self.jobs.say(self.job.id, message, data=found)
+        self.jobs.change(self.job.id, state="queued")
         return rows
 
-    def _plan(self, rows: int) -> int | None:
-        """What it will take, said before it begins; how many steps there will be."""
-        plan = self._verb("plan", "invalid_hyperparameter")
-        derived, facts = plan["derived"]["train"]["tune"], plan["facts"]
+    def _plan(self, rows: int) -> None:
+        """What it will take, said before it begins."""
+        plan = self._verb("plan", "training_failed")
         if job_project.needs_plan(self.job):
+            derived, facts = plan["derived"]["train"]["tune"], plan["facts"]
             per_row = {"lr": derived["lr"], "tokens_per_row": facts["train_tokens"] / max(1, facts["rows"])}
             job_project.write_project(self.project, self.job, rows, per_row)
-            plan = self._verb("plan", "invalid_hyperparameter")
+            plan = self._verb("plan", "training_failed")
         until = datetime.now(UTC) + timedelta(minutes=plan["minutes"]["value"])
         forecast = {key: plan[key] for key in ("minutes", "usd", "kwh")}
-        self.jobs.change(self.job.id, state="running", estimated_finish=until.isoformat())
         about = "about {:.1f} minutes and {:.4f} USD".format(*(forecast[key]["value"] for key in ("minutes", "usd")))
-        if self.job.state in ("validating_files", "queued"):
-            self.jobs.say(self.job.id, f"Fine-tuning job started: {about}", data={"forecast": forecast})
-        steps = plan["derived"]["train"]["tune"]["steps"]
-        return int(steps) if steps else None
+        self.jobs.say(self.job.id, f"Fine-tuning job started: {about}", data={"forecast": forecast})
+        self.jobs.change(self.job.id, state="running", estimated_finish=until.isoformat())
 
-    def _train(self, total: int | None) -> tuple[dict[str, Any], Following]:
-        following = Following(self._folder / "runs", total)
+    def _train(self) -> tuple[dict[str, Any], Following]:
+        self.jobs.change(self.job.id, state="running")
+        plan = json.loads((self._folder / "plan.json").read_bytes())
+        following = Following(self._folder / "runs", plan["derived"]["train"]["tune"]["steps"])
         # What an earlier worker saw was reported by it.
-        reported = max(
-            (e.data["step"] for e in self.jobs.events(self.job.id, limit=1000)[0] if e.data and "step" in e.data),
-            default=0,
-        )
+        events, _ = self.jobs.events(self.job.id, limit=1000)
+        reported = max((event.data["step"] for event in events if event.data and "step" in event.data), default=0)
         try:
             return self._verb("run", "training_failed", lambda: self._report(following, reported)), following
         finally:
@@ -146,8 +140,9 @@ class Worker:
                 data |= {
                     "train_loss": line["loss"],
                     "tokens": line["tokens"],
-                    "wh": line["wh"],
                     "seconds": line["seconds"],
+                    "wh": line["wh"],
+                    "usd": self.project.meter().tariff.usd(line["seconds"], line["wh"] / 1000),
                 }
                 message = f"Step {line['step']}: training loss={line['loss']:.2f}"
             self.jobs.say(self.job.id, message, type="metrics", data=data)
