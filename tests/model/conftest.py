@@ -38,6 +38,8 @@ class Tiny:
             "ffn": 128 if family == "bloom" else 48,
             "context": 64,
             "tied": encoder,
+            "experts": 4 if family in ("mixtral", "qwen3_moe") else 0,
+            "experts_per_token": 2 if family in ("mixtral", "qwen3_moe") else 0,
             "position_offset": 2 if family == "roberta" else 0,
             "token_types": 2 if family in ("bert", "roberta") else 0,
         }

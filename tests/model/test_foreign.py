@@ -20,8 +20,8 @@ from transformers import (
     GPTJForCausalLM,
     MambaConfig,
     MambaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     T5Config,
@@ -51,15 +51,15 @@ MAKERS: dict[str, Any] = {
             **SIZES, hidden_size=32, intermediate_size=48, num_key_value_heads=2, logit_scale=0.3, eos_token_id=1
         )
     ),
-    "mixtral": lambda: MixtralForCausalLM(
-        MixtralConfig(**SIZES, hidden_size=32, intermediate_size=48, num_key_value_heads=2, num_local_experts=4)
+    "olmoe": lambda: OlmoeForCausalLM(
+        OlmoeConfig(**SIZES, hidden_size=32, intermediate_size=48, num_key_value_heads=2, num_experts=4)
     ),
     "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=101, hidden_size=32, num_hidden_layers=2, state_size=8)),
     "electra": lambda: ElectraForMaskedLM(ELECTRA),
     "electra_classes": lambda: ElectraForSequenceClassification(ELECTRA),
     "electra_tags": lambda: ElectraForTokenClassification(ELECTRA),
 }
-DECODERS = ["opt", "gptj", "cohere", "mixtral", "mamba"]
+DECODERS = ["opt", "gptj", "cohere", "olmoe", "mamba"]
 LENGTHS = [7, 5, 7, 1]
 
 

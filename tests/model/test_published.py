@@ -35,6 +35,15 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         },
         7_241_732_096,
     ),
+    "Mixtral-8x7B-v0.1": (
+        {
+            "architectures": ["MixtralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,
+            "max_position_embeddings": 32768, "sliding_window": None, "num_experts_per_tok": 2, "num_local_experts": 8,
+            "rope_theta": 1000000.0, "tie_word_embeddings": False,
+        },
+        46_702_792_704,
+    ),
     "Qwen2.5-0.5B": (
         {
             "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from wyrmling.core.errors import BadSetting
 from wyrmling.model import families
 from wyrmling.model.families import HfPart
+from wyrmling.model.feed_forward import Stacked
 from wyrmling.model.heads import Model
 from wyrmling.model.lora import Branch, LoraLinear, Part, scale_of
 from wyrmling.model.nf4 import to_nf4
-from wyrmling.model.transformer import Stacked
 
 ALL_LINEAR = "all-linear"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 FamilyName = Literal[
-    "qwen3", "llama", "mistral", "qwen2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3",
-    "falcon", "bloom", "gpt2", "gpt_neox", "bert", "roberta", "distilbert", "modernbert",
+    "qwen3", "qwen3_moe", "llama", "mistral", "mixtral", "qwen2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2",
+    "smollm3", "falcon", "bloom", "gpt2", "gpt_neox", "bert", "roberta", "distilbert", "modernbert",
 ]  # fmt: skip
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -44,6 +44,8 @@ class Design:
     """The activated half of a double-width layer times its other half; False: one activated layer."""
     activation: Activation = "silu"
     ffn_bias: bool = False
+    expert_weights_normed: bool = True
+    """The weights of the experts that a token takes add up to one."""
 
 
 GEMMA = Design(norm_offset=True, norm_in_float32=True, embedding_scale=True, activation="gelu_tanh")
@@ -52,8 +54,10 @@ BERT = replace(GPT, causal=False, block="post", positions="learned", embedding_n
 
 FAMILIES: dict[FamilyName, Design] = {
     "qwen3": Design(qk_norm="head"),
+    "qwen3_moe": Design(qk_norm="head", expert_weights_normed=False),
     "llama": Design(),
     "mistral": Design(),
+    "mixtral": Design(),
     "qwen2": Design(qkv_bias=True),
     "gemma": GEMMA,
     "gemma2": replace(GEMMA, block="sandwich"),

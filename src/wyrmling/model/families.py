@@ -26,10 +26,10 @@ from wyrmling.model.transformer import ModelConfig
 
 # What the classes of transformers are called, before the part that names the head.
 CLASSES: dict[FamilyName, str] = {
-    "qwen3": "Qwen3", "llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "gemma": "Gemma", "gemma2": "Gemma2",
-    "gemma3_text": "Gemma3Text", "phi3": "Phi3", "olmo2": "Olmo2", "smollm3": "SmolLM3", "falcon": "Falcon",
-    "bloom": "Bloom", "gpt2": "GPT2", "gpt_neox": "GPTNeoX", "bert": "Bert", "roberta": "Roberta",
-    "distilbert": "DistilBert", "modernbert": "ModernBert",
+    "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "llama": "Llama", "mistral": "Mistral", "mixtral": "Mixtral",
+    "qwen2": "Qwen2", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3Text", "phi3": "Phi3",
+    "olmo2": "Olmo2", "smollm3": "SmolLM3", "falcon": "Falcon", "bloom": "Bloom", "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX", "bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "modernbert": "ModernBert",
 }  # fmt: skip
 HEADS: dict[HeadName, str] = {
     "next": "ForCausalLM",

@@ -18,16 +18,8 @@ from torch import Tensor, nn
 from wyrmling.core.errors import BadSetting
 from wyrmling.model.attention import Segments
 from wyrmling.model.design import Activation
-from wyrmling.model.transformer import (
-    ACTIVATIONS,
-    Attention,
-    FeedForward,
-    GatedFeedForward,
-    ModelConfig,
-    Norm,
-    Stacked,
-    Transformer,
-)
+from wyrmling.model.feed_forward import ACTIVATIONS, Experts, FeedForward, GatedFeedForward, Stacked
+from wyrmling.model.transformer import Attention, ModelConfig, Norm, Transformer
 
 HeadName = Literal["next", "masked", "classes", "tags", "embed"]
 Pooling = Literal["first", "mean", "last"]
@@ -254,6 +246,8 @@ def _start_body(body: Transformer, generator: torch.Generator) -> None:
             first = module.gate_up if isinstance(module, GatedFeedForward) else module.up
             _uniform(first.weight, FFN_SCALE * config.width**-0.5, generator)
             module.down.weight.zero_()
+        elif isinstance(module, Experts):
+            _uniform(module.router.weight, config.width**-0.5, generator)
         if isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.zero_()
     for table in (body.positions, body.token_types):

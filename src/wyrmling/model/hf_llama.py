@@ -11,6 +11,7 @@ from wyrmling.model.hf_config import (
     activation,
     activation_name,
     designed,
+    first,
     layer_types,
     local,
     read_scaling,
@@ -24,6 +25,7 @@ from wyrmling.model.transformer import Local, ModelConfig
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 # Head width where a file does not say it: width / heads, but these.
 HEAD_DIM = {"qwen3": 128, "gemma": 256, "gemma2": 256, "gemma3_text": 256}
+EXPERTS = ("mixtral", "qwen3_moe")
 TIED = ("gemma", "gemma2", "gemma3_text", "smollm3")
 
 
@@ -42,7 +44,9 @@ def read(family: FamilyName, raw: Raw) -> ModelConfig:
         heads=heads,
         kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or HEAD_DIM.get(family, width // heads),
-        ffn=raw["intermediate_size"],
+        ffn=raw["moe_intermediate_size" if family == "qwen3_moe" else "intermediate_size"],
+        experts=_experts(family, raw),
+        experts_per_token=raw.get("num_experts_per_tok", 8 if family == "qwen3_moe" else 2) if family in EXPERTS else 0,
         norm_eps=raw.get("rms_norm_eps", 1e-5 if family in ("phi3", "olmo2") else 1e-6),
         tied=raw.get("tie_word_embeddings", family in TIED),
         design=_design(family, raw),
@@ -55,16 +59,27 @@ def read(family: FamilyName, raw: Raw) -> ModelConfig:
     )
 
 
+def _experts(family: FamilyName, raw: Raw) -> int:
+    if family not in EXPERTS:
+        return 0
+    require(raw, decoder_sparse_step=1)
+    if raw.get("mlp_only_layers"):
+        raise Unsupported("mlp_only_layers", raw["mlp_only_layers"])
+    return int(first(raw, "num_local_experts", "num_experts"))
+
+
 def _design(family: FamilyName, raw: Raw) -> Design | None:
     key = "hidden_activation" if family in GEMMAS[1:] else "hidden_act"
     found = activation(raw, key, "gelu_pytorch_tanh" if family in GEMMAS else "silu")
     # Gemma's first files say gelu and mean its tanh form.
     switches: dict[str, Any] = {"activation": "gelu_tanh" if family in GEMMAS and found == "gelu" else found}
-    if family not in ("mistral", "qwen2", "phi3"):
+    if family not in ("mistral", "mixtral", "qwen2", "phi3"):
         bias = bool(raw.get("attention_bias"))
         switches |= {"qkv_bias": bias, "out_bias": bias}
     if family in ("llama", "smollm3"):
         switches["ffn_bias"] = bool(raw.get("mlp_bias"))
+    if family == "qwen3_moe":
+        switches["expert_weights_normed"] = bool(raw.get("norm_topk_prob"))
     return designed(family, **switches)
 
 
@@ -78,8 +93,8 @@ def _rope(family: FamilyName, raw: Raw) -> dict[str, Any]:
 
 
 def _local(family: FamilyName, raw: Raw, layers: int) -> Local | None:
-    window = raw.get("sliding_window", None if family in ("phi3", "smollm3") else 4096)
-    if family in ("mistral", "phi3"):
+    window = raw.get("sliding_window", None if family in ("phi3", "smollm3", "mixtral") else 4096)
+    if family in ("mistral", "mixtral", "phi3"):
         return local(window, (True,) * layers)
     if family in ("qwen2", "qwen3"):
         first = raw.get("max_window_layers", 28)
@@ -119,7 +134,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
     } | write_rope(config)
     if family == "llama":
         keys |= {"mlp_bias": design.ffn_bias, "pretraining_tp": 1}
-    if config.local is not None or family in ("mistral", "phi3"):
+    if config.local is not None or family in ("mistral", "mixtral", "phi3"):
         keys["sliding_window"] = None if config.local is None else config.local.reach + 1
     if family in ("qwen2", "qwen3", "smollm3"):
         keys |= {"use_sliding_window": config.local is not None, "layer_types": layer_types(config)}
@@ -127,6 +142,12 @@ def write(config: ModelConfig) -> dict[str, Any]:
     if family in ("qwen2", "qwen3"):
         windowed = [i for i in range(config.layers) if config.is_local(i)]
         keys["max_window_layers"] = windowed[0] if windowed else config.layers
+    if family in EXPERTS:
+        keys |= {"num_experts_per_tok": config.experts_per_token, "num_local_experts": config.experts}
+    if family == "qwen3_moe":
+        keys |= {"num_experts": config.experts, "moe_intermediate_size": config.ffn, "decoder_sparse_step": 1}
+        keys |= {"norm_topk_prob": design.expert_weights_normed, "mlp_only_layers": []}
+        keys |= {"use_sliding_window": config.local is not None}
     if family == "smollm3":
         keys |= {"mlp_bias": design.ffn_bias}
         keys["no_rope_layers"] = [int(i not in config.no_rope_layers) for i in range(config.layers)]

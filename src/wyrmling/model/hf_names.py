@@ -64,6 +64,24 @@ PHI3 = replace(
     LLAMA,
     block={**LLAMA.block, "attention.qkv": ("self_attn.qkv_proj",), "ffn.gate_up": ("mlp.gate_up_proj",)},
 )
+MIXTRAL = replace(
+    LLAMA,
+    block={
+        **LLAMA.block,
+        "ffn.router": ("block_sparse_moe.gate",),
+        "ffn.experts.{}.gate_up": ("block_sparse_moe.experts.{}.w1", "block_sparse_moe.experts.{}.w3"),
+        "ffn.experts.{}.down": ("block_sparse_moe.experts.{}.w2",),
+    },
+)
+QWEN3_MOE = replace(
+    LLAMA,
+    block={
+        **LLAMA.block,
+        "ffn.router": ("mlp.gate",),
+        "ffn.experts.{}.gate_up": ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj"),
+        "ffn.experts.{}.down": ("mlp.experts.{}.down_proj",),
+    },
+)
 
 CLASSIFIER: Mapping[HeadName, Names] = {
     "next": {"head": ("lm_head",)},
@@ -208,6 +226,8 @@ LAYOUTS: dict[FamilyName, Layout] = {
     "gemma3_text": OUTPUT_NORMS,
     "olmo2": OUTPUT_NORMS,
     "phi3": PHI3,
+    "mixtral": MIXTRAL,
+    "qwen3_moe": QWEN3_MOE,
     "falcon": BLOOM,
     "bloom": BLOOM,
     "gpt2": GPT2,
@@ -250,5 +270,7 @@ def names_of(parameter: str, config: ModelConfig, head: HeadName) -> tuple[str, 
     prefix = "" if head == "embed" else layout.prefix
     if module.startswith("body.blocks."):
         _, _, layer, inner = module.split(".", 3)
-        return tuple(f"{prefix}{layout.layer.format(layer)}{name}.{kind}" for name in layout.block[inner])
+        expert = inner.split(".")[2] if inner.startswith("ffn.experts.") else ""
+        theirs = layout.block[inner.replace(f".{expert}.", ".{}.") if expert else inner]
+        return tuple(f"{prefix}{layout.layer.format(layer)}{name.format(expert)}.{kind}" for name in theirs)
     return tuple(f"{prefix}{name}.{kind}" for name in layout.body[module.removeprefix("body.")])

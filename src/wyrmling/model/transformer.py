@@ -2,7 +2,8 @@
 
 It takes the tokens of many documents laid end to end, `tokens_N`, and `Segments` that say where each document ends.
 Nothing is padded at this interface; a document never sees another. The switches are in design.py, rotary positions in
-positions.py, who sees whom in attention.py, heads in heads.py, file names in families.py.
+positions.py, who sees whom in attention.py, feed-forward layers in feed_forward.py, heads in heads.py, and the names in
+files in families.py.
 
 Letters after a name are its shape: N tokens, P places, D width, H heads, G key/value heads, K head width,
 F feed-forward width.
@@ -10,7 +11,6 @@ F feed-forward width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,17 +20,10 @@ from torch import Tensor, nn
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Attend, Rule, Segments
-from wyrmling.model.design import FAMILIES, Activation, Design, FamilyName
+from wyrmling.model.design import FAMILIES, Design, FamilyName
+from wyrmling.model.feed_forward import Stacked, feed_forward
 from wyrmling.model.kernels import rms_norm
 from wyrmling.model.positions import Rope, Scaling, rotate
-
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
-
 
 # Families whose files can't say how many key heads there are or how wide a head is.
 PLAIN_HEADS = ("bloom", "gpt2", "gpt_neox", "bert", "roberta", "distilbert", "modernbert")
@@ -63,6 +56,7 @@ class ModelConfig:
     kv_heads: int
     head_dim: int
     ffn: int
+    """Width of the feed-forward layer, or of each expert."""
     context: int
     """The longest document, in tokens."""
     rope_theta: float = 10_000.0
@@ -88,6 +82,9 @@ class ModelConfig:
     """Attention scores are bent to stay below this (Gemma 2)."""
     logit_cap: float | None = None
     """Next-token logits are bent to stay below this (Gemma 2)."""
+    experts: int = 0
+    """Feed-forward layers per block, of which a router chooses for each token. 0: one, without a router."""
+    experts_per_token: int = 0
     pooling: Literal["first", "mean", "last"] | None = None
     """What stands for a document when it is classified. None: as the family does."""
     pooler: bool = False
@@ -190,14 +187,6 @@ class HeadsNorm(Norm):
         return super().forward(x_NHK.flatten(1)).view_as(x_NHK)
 
 
-class Stacked(nn.Linear):
-    """Several linear layers of one input as one matrix; `parts` are the output sizes, in row order."""
-
-    def __init__(self, width: int, parts: tuple[int, ...], *, bias: bool = False) -> None:
-        super().__init__(width, sum(parts), bias=bias)
-        self.parts = parts
-
-
 # Cosines and sines of a layer's angles; None: the layer has no rotary positions.
 Rotation = tuple[Tensor, Tensor] | None
 
@@ -230,37 +219,6 @@ class Attention(nn.Module):
         return out_ND
 
 
-class GatedFeedForward(nn.Module):
-    """The activated half of the first matrix times its other half, then back to the width."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        bias = config.switches.ffn_bias
-        self.gate_up = Stacked(config.width, (config.ffn, config.ffn), bias=bias)
-        self.down = nn.Linear(config.ffn, config.width, bias=bias)
-        self.activation = ACTIVATIONS[config.switches.activation]
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        gate_NF, up_NF = self.gate_up(x_ND).chunk(2, dim=-1)
-        out_ND: Tensor = self.down(self.activation(gate_NF) * up_NF)
-        return out_ND
-
-
-class FeedForward(nn.Module):
-    """One activated layer, then back to the width."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        bias = config.switches.ffn_bias
-        self.up = nn.Linear(config.width, config.ffn, bias=bias)
-        self.down = nn.Linear(config.ffn, config.width, bias=bias)
-        self.activation = ACTIVATIONS[config.switches.activation]
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        out_ND: Tensor = self.down(self.activation(self.up(x_ND)))
-        return out_ND
-
-
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each added to the stream.
 
@@ -276,7 +234,7 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.attention_out_norm = self._norm(config, after)
         self.ffn_norm = self._norm(config, before and not design.shared_norm)
-        self.ffn = GatedFeedForward(config) if design.gated else FeedForward(config)
+        self.ffn = feed_forward(config)
         self.ffn_out_norm = self._norm(config, after)
         self.dropout = config.dropout
 
