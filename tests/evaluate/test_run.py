@@ -17,6 +17,8 @@ from wyrmling import config
 from wyrmling.core.artifact import open_artifact
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.evaluate import run, summary, tasks
+from wyrmling.model import folder, probes
+from wyrmling.tokenizer.tokenizer import Tokenizer
 
 # The fixture of conftest.py.
 Make = Callable[..., Any]
@@ -213,3 +215,13 @@ def test_the_summary_shows_value_interval_baselines_and_verdict(make: Make) -> N
     assert str(made.path / "report.html") in text
     assert summary.document(made)["report"] == str(made.path / "report.html")
     assert open_artifact(made.path).figures == made.figures
+
+
+def test_a_rounded_model_is_compared_with_itself_unrounded(make: Make) -> None:
+    made = make("classify")
+    probes.record(folder.load(made.model), Tokenizer.load(made.model), ["my card has a problem"], made.model)
+    plain = run.run(made.project, made.data, made.model)
+    rounded = run.run(made.project, made.data, made.model, quantize="int8-dynamic")
+    assert rounded.id != plain.id
+    beside = rounded.figures["opponents"]["unrounded"]["metrics"]["accuracy"]["value"]
+    assert beside == plain.figures["metrics"]["accuracy"]["value"]

@@ -13,6 +13,7 @@ from wyrmling.core import artifact
 from wyrmling.core.energy import Meter
 from wyrmling.core.errors import BadInput, GateRefused, UsageError
 from wyrmling.core.store import Store, folder_digest
+from wyrmling.model.quantize import Quantised
 from wyrmling.serve.loaded import find
 from wyrmling.serve.parity import load_checked
 
@@ -129,3 +130,9 @@ def test_a_path_that_is_registered_is_served_under_its_name(kitchen, tmp_path: P
         find("stories")
     with pytest.raises(BadInput, match="not a model folder"):
         find(tmp_path)
+
+
+def test_rounded_weights_are_asked_after_the_trained_ones(folder: Path, capsys) -> None:
+    loaded = load_checked(find(folder), quantize="int8")
+    assert any(isinstance(module, Quantised) for module in loaded.model.modules())
+    assert "int8: " in capsys.readouterr().err
