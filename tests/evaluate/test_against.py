@@ -101,7 +101,9 @@ def test_three_points_worse_is_refused_and_equal_waits_for_rows() -> None:
     assert judged(equal, old, "accuracy >= champion - 0.02").status == "PASS"
     few = judged(equal[:100], old[:100], "accuracy >= champion - 0.02")
     assert few.status == "PASS" or few.rows_needed is None or few.rows_needed > 100
-    assert judged(old, old, "accuracy >= champion").status == "PASS"
+    # Even the same answers on 3,000 rows don't show that not one in a million is worse.
+    assert judged(old, old, "accuracy >= champion").status == "INCONCLUSIVE"
+    assert judged(old, old, "accuracy >= champion - 0.001").status == "PASS"
 
 
 def test_the_gate_refuses_the_worse_and_keeps_the_champion(project: Any, tmp_path: Path) -> None:

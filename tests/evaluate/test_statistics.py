@@ -57,6 +57,15 @@ def test_mcnemar_equals_the_exact_binomial_test() -> None:
         assert statistics.mcnemar(int(fixed), int(broken)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_few_flips_are_no_difference_by_interval_either() -> None:
+    for fixed, broken, n in ((0, 4, 142), (1, 6, 300), (0, 0, 50)):
+        low, high = statistics.paired_proportions(fixed, broken, n)
+        assert low is not None and high is not None and low < 0 < high
+        assert statistics.mcnemar(fixed, broken) > 0.05
+    low, high = statistics.paired_proportions(20, 92, 3080)
+    assert (low, high) == pytest.approx(((20 - 92) / 3080 - 0.0067, (20 - 92) / 3080 + 0.0067), abs=2e-4)
+
+
 def test_golden_holm() -> None:
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
@@ -141,7 +150,7 @@ def covered(truth: float, low: float | None, high: float | None) -> bool:
 
 
 def test_intervals_hold_the_truth_about_95_times_in_100() -> None:
-    """300 tests of 400 rows and 20 classes drawn from one population; the standard error of a coverage is 0.013."""
+    """150 tests of 400 rows and 20 classes drawn from one population; the standard error of a coverage is 0.018."""
     rng = np.random.default_rng(0)
     gold, predicted = draw(rng, 400_000, 20, 0.85)
     population = ClassOutcome([str(i) for i in range(20)], gold, predicted, resamples=2)
@@ -149,7 +158,7 @@ def test_intervals_hold_the_truth_about_95_times_in_100() -> None:
     class_truth = float(metrics.f1(population.sums)[3])
     hits = {"macro_f1": 0, "accuracy": 0, "mcc": 0, "f1[3]": 0}
     mcc = float(metrics.mcc(population.sums, population.scored_C))
-    for _ in range(300):
+    for _ in range(150):
         chosen = rng.integers(0, len(gold), 400)
         one = ClassOutcome(population.labels, gold[chosen], predicted[chosen], resamples=400)
         f1 = one.per_class()["3"]["f1"]
@@ -158,7 +167,7 @@ def test_intervals_hold_the_truth_about_95_times_in_100() -> None:
             hits[name] += covered(true, score.low, score.high)
         hits["f1[3]"] += covered(class_truth, f1.low, f1.high)
     for name, count in hits.items():
-        assert 0.91 <= count / 300 <= 0.99, (name, count / 300)
+        assert 0.90 <= count / 150 <= 0.99, (name, count / 150)
 
 
 def test_equal_models_are_called_different_about_5_times_in_100() -> None:

@@ -148,7 +148,8 @@ def accuracy_difference(new_N: Bools, old_N: Bools, cluster_N: Ints | None) -> D
     flips = f"{fixed} fixed, {broken} broken"
     if cluster_N is not None:
         return paired._replace(test=f"{paired.test}, {flips}")
-    return paired._replace(p=statistics.mcnemar(fixed, broken), test=f"McNemar exact, {flips}")
+    low, high = (None, None) if paired.se is None else statistics.paired_proportions(fixed, broken, len(change_N))
+    return paired._replace(low=low, high=high, p=statistics.mcnemar(fixed, broken), test=f"McNemar exact, {flips}")
 
 
 def too_thin(items: int, classes: int, what: str) -> str:

@@ -132,6 +132,16 @@ def paired(point: float, differences_R: Floats, n: int) -> Difference:
     return Difference(point, ends[0], ends[1], se, min(1.0, 2 * 0.5**n), "sign test")
 
 
+def paired_proportions(fixed: int, broken: int, n: int) -> Interval:
+    """Interval of the difference of two proportions on the same n rows; it holds for few flips, and for none.
+
+    Source   Agresti and Min 2005: half a row is added to each cell of the table
+    """
+    rows = n + 2
+    point = (fixed - broken) / rows
+    return normal(point, math.sqrt(fixed + broken + 1 - (fixed - broken) ** 2 / rows) / rows)
+
+
 def two_sided_p(point: float, se: float) -> float:
     """P-value of a normal statistic against 0; 1 when there is no difference or no way to tell."""
     if point == 0 or math.isinf(se):
