@@ -52,7 +52,7 @@ MAKERS: dict[str, Any] = {
         )
     ),
     "olmoe": lambda: OlmoeForCausalLM(
-        OlmoeConfig(**SIZES, hidden_size=32, intermediate_size=48, num_key_value_heads=2, num_experts=4)
+        OlmoeConfig(**SIZES, hidden_size=32, intermediate_size=48, num_experts=4, num_experts_per_tok=2)
     ),
     "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=101, hidden_size=32, num_hidden_layers=2, state_size=8)),
     "electra": lambda: ElectraForMaskedLM(ELECTRA),
