@@ -29,7 +29,7 @@ def prepare(model: Model, step: TrainStep, *, seed: int, dtype: Dtype) -> Adapte
     """
     if isinstance(model, Foreign) and step.method not in ("full", "probe"):
         raise BadSetting(
-            f"the method {step.method!r} is not there for a {model.config.family} model, which transformers computes",
+            f"the method {step.method!r} is not there for {model.config.family} models, which transformers computes",
             where=f"train.{step.name}.method",
             fix='use method = "full" or "probe", or a base of another kind',
         )
