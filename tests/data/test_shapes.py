@@ -180,3 +180,14 @@ def test_preference_pairs_are_refused_with_the_setting_that_reads_them(columns: 
         find_shape("s", source(), columns, "x.json")
     shape = find_shape("s", source(messages="chosen"), columns, "x.json")
     assert (shape.kind, shape.messages) == ("conversation", "chosen")
+
+
+def test_what_the_names_of_columns_were_taken_for_is_said_and_named_columns_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    find_shape("a", Source(path="a.csv"), ["Text", "category", "id"], "a.csv")
+    assert 'a.csv: by the names of the columns, text = "Text", label = "category"' in capsys.readouterr().err
+    find_shape("a", Source(path="a.csv"), ["question", "answer", "system"], "a.csv")
+    assert 'prompt = "question", response = "answer", system = "system"' in capsys.readouterr().err
+    find_shape("a", Source(path="a.csv", text="Text"), ["Text", "category"], "a.csv")
+    assert capsys.readouterr().err == ""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from wyrmling.config import Source
 from wyrmling.core.errors import BadInput
+from wyrmling.core.log import say
 from wyrmling.core.records import Kind
 from wyrmling.data.rows import Message, Row
 
@@ -78,6 +79,7 @@ def find_shape(name: str, source: Source, columns: Sequence[str], where: str) ->
 
     name   the source's name, for messages
     where  the file or database that has the columns
+    What the names of columns were taken to mean is said, in the words of the settings that would say otherwise.
     Raises BadInput when a named column is missing, or when the names leave more than one choice or none.
     """
     shape = _find(name, source, columns, where)
@@ -88,11 +90,18 @@ def find_shape(name: str, source: Source, columns: Sequence[str], where: str) ->
     if twice:
         raise BadInput(f"several columns are named {twice[0]!r}", where=where, fix="rename them, so that it is clear")
     if shape.kind != "conversation":
-        return shape
+        return _told(shape, source, columns, where)
     beside = {"tools": TOOLS if shape.messages else (), "system": SYSTEM, "history": ("history",)}
     found = {key: next((lower[n] for n in names if n in lower), None) for key, names in beside.items()}
     tools, system, history = (found[key] if found[key] not in used else None for key in ("tools", "system", "history"))
-    return shape._replace(tools=tools, system=system, history=history)
+    return _told(shape._replace(tools=tools, system=system, history=history), source, columns, where)
+
+
+def _told(shape: Shape, source: Source, columns: Sequence[str], where: str) -> Shape:
+    if len(columns) > 1 and not any(named(source) for named in _SETTINGS.values()):
+        meant = ", ".join(f'{key} = "{column}"' for key, column in shape._asdict().items() if column and key != "kind")
+        say(f"{where}: by the names of the columns, {meant}")
+    return shape
 
 
 def _find(name: str, source: Source, columns: Sequence[str], where: str) -> Shape:
