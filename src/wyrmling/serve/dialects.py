@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from wyrmling.model.generate import Token
 from wyrmling.serve.answers import Piece
@@ -64,6 +64,11 @@ class Head:
     model: str
     fingerprint: str
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """These under the names of the wire."""
+        return {"id": self.id, "created": self.created, "model": self.model, "system_fingerprint": self.fingerprint}
+
 
 class Dialect(Protocol):
     """How an endpoint writes answers down."""
@@ -75,6 +80,11 @@ class Dialect(Protocol):
     def chunk(self, head: Head, piece: Piece) -> list[Body]: ...
 
     def closing(self, head: Head, usage: UsageCount) -> Body: ...
+
+
+def _counted(usage: UsageCount | None, in_chunks: bool) -> dict[str, Any]:
+    """The key `usage`: left out where nothing is counted, null in chunks before the last where it was asked for."""
+    return {"usage": usage} if usage is not None or in_chunks else {}
 
 
 class CompletionDialect:
@@ -116,17 +126,8 @@ class CompletionDialect:
         return self._body(head, [], usage)
 
     def _body(self, head: Head, choices: list[CompletionChoice], usage: UsageCount | None) -> Completion:
-        body = Completion(
-            id=head.id,
-            object="text_completion",
-            created=head.created,
-            model=head.model,
-            system_fingerprint=head.fingerprint,
-            choices=choices,
-        )
-        if usage is not None or self._usage_in_chunks:
-            body.usage = usage
-        return body
+        counted = _counted(usage, self._usage_in_chunks)
+        return Completion(object="text_completion", choices=choices, **head.fields, **counted)
 
     def _logprobs_of(self, whole: Whole) -> CompletionLogprobs | None:
         if self._logprobs is None:
@@ -168,11 +169,8 @@ class ChatDialect:
 
     def whole(self, head: Head, choices: Sequence[Whole], usage: UsageCount) -> Body:
         return ChatCompletion(
-            id=head.id,
+            **head.fields,
             object="chat.completion",
-            created=head.created,
-            model=head.model,
-            system_fingerprint=head.fingerprint,
             choices=[
                 ChatChoice(
                     index=index,
@@ -215,17 +213,8 @@ class ChatDialect:
         return self._body(head, [], usage)
 
     def _body(self, head: Head, choices: list[ChunkChoice], usage: UsageCount | None) -> ChatChunk:
-        body = ChatChunk(
-            id=head.id,
-            object="chat.completion.chunk",
-            created=head.created,
-            model=head.model,
-            system_fingerprint=head.fingerprint,
-            choices=choices,
-        )
-        if usage is not None or self._usage_in_chunks:
-            body.usage = usage
-        return body
+        counted = _counted(usage, self._usage_in_chunks)
+        return ChatChunk(object="chat.completion.chunk", choices=choices, **head.fields, **counted)
 
     def _scores(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
         if not self._logprobs:
