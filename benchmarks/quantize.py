@@ -1,10 +1,10 @@
-"""Decoding speed of quantised models beside float32 and `transformers`, and what the rounding costs a linear layer.
+"""Decoding speed of quantised models beside float32 and `transformers`.
 
-    python benchmarks/quantize.py [--tokens 32] [--batch 1 8] [--layers 30] [--rounds 3]
+    python benchmarks/quantize.py [--tokens 32] [--prompt 128] [--batch 1 8] [--layers 30] [--rounds 3]
 
 The model is random, in the shape of SmolLM2-135M: 30 layers of width 576, 9 heads and 3 key/value heads of width 64,
-feed-forward width 1,536, vocabulary 49,152, tied. Prompts of 128 tokens; greedy. Tokens per second count the decoding
-of `--tokens` tokens over the batch, without the prompt: the time of a run with them less that of a run with one token.
+feed-forward width 1,536, vocabulary 49,152, tied; greedy. Tokens per second count the decoding of
+`--tokens` tokens over the batch, without the prompt: the time of a run with them less that of a run with one token.
 One thread and its processor time, so that other programs on the machine disturb little. Ways alternate, round by round;
 medians are printed.
 """
@@ -26,7 +26,7 @@ from wyrmling.model.quantize import METHODS, quantize
 from wyrmling.model.sampling import Sampling
 from wyrmling.model.transformer import ModelConfig
 
-WIDTH, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, CONTEXT, PROMPT = 576, 9, 3, 64, 1536, 49152, 2048, 128
+WIDTH, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, CONTEXT = 576, 9, 3, 64, 1536, 49152, 2048
 
 
 def ours(layers: int) -> Model:
@@ -62,6 +62,7 @@ def decode_seconds(answer: Callable[[int], None], tokens: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
@@ -76,7 +77,7 @@ def main() -> None:
             models[method] = copy.deepcopy(plain)
             print(method, quantize(models[method], method))
     for batch in asked.batch:
-        prompts_BT = torch.randint(0, VOCAB, (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+        prompts_BT = torch.randint(0, VOCAB, (batch, asked.prompt), generator=torch.Generator().manual_seed(1))
 
         def by_transformers(count: int, prompts_BT: torch.Tensor = prompts_BT) -> None:
             judge.generate(prompts_BT, max_new_tokens=count, min_new_tokens=count, do_sample=False)

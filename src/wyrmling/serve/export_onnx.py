@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wyrmling.core.errors import UsageError
+from wyrmling.core.errors import BadInput, UsageError
 from wyrmling.model.attention import Masks, Rule, attention
 from wyrmling.model.heads import Model
+from wyrmling.model.transformer import Transformer
 
 INPUTS = ("input_ids", "attention_mask")
 
@@ -68,11 +69,16 @@ def write(model: Model, file: Path, quantize: str | None) -> None:
     """Write the graph.
 
     quantize   None: float32; int8-dynamic: weights and inputs of the matrix products in int8
-    Raises     UsageError for another quantisation
+    Raises     UsageError for another quantisation; BadInput for a model that is not native here
     """
     if quantize not in (None, "int8-dynamic"):
         raise UsageError(
             f"there is no ONNX graph with --quantize {quantize}", fix="choose int8-dynamic, or leave it out"
+        )
+    if not isinstance(model.body, Transformer):
+        raise BadInput(
+            "a model that runs through transformers is not written as a graph here",
+            fix="use transformers' own exporter, optimum-cli export onnx",
         )
     onnxruntime = library()
     # Two of each: a size of one would be taken for a constant. onnxruntime optimises the graph when it reads it.
