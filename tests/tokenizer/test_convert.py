@@ -20,7 +20,7 @@ from transformers import BertTokenizer, GPT2Tokenizer
 from tokenizer.samples import ODD_TEXTS
 from wyrmling.config import Tokenizer as Settings
 from wyrmling.core.errors import BadInput, CorruptArtifact
-from wyrmling.tokenizer import bpe, convert, folder
+from wyrmling.tokenizer import bpe, convert, efficiency, folder
 from wyrmling.tokenizer.patterns import word_pattern
 from wyrmling.tokenizer.tokenizer import Tokenizer
 
@@ -136,6 +136,26 @@ def test_vocab_json_and_merges_are_gpt2s(corpus: list[str], tmp_path: Path) -> N
     assert ours.bos_id is None, "GPT-2 opens texts with nothing"
     assert ours.document("my card") == [*ours.encode("my card"), ours.eos_id]
     assert ours.prompt("") == [ours.eos_id]
+
+
+# Of models/ggml-vocab-gpt-2.gguf.inp and .out in llama.cpp at c392e509 (MIT, ggml authors).
+GPT2_IDS = {
+    "ied 4 ½ months": [798, 604, 25208, 1933],
+    " Hello, world!": [18435, 11, 995, 0],
+    "нещо на Български": [
+        22177, 16843, 141, 231, 15166, 12466, 121, 16142, 12466, 239, 141, 232, 30143, 140, 111, 16142, 21169, 21727,
+        31583, 18849,
+    ],
+    "    Hello\n    Hello": [220, 220, 220, 18435, 198, 220, 220, 220, 18435],
+    "\n =": [198, 796],
+    "3333333": [24840, 20370],
+}  # fmt: skip
+
+
+def test_gpt2s_own_files_give_the_ids_that_llama_cpp_gives(tmp_path: Path) -> None:
+    efficiency.gpt2().model.save(str(tmp_path))
+    ours = Tokenizer.load(tmp_path)
+    assert {text: ours.encode(text) for text in GPT2_IDS} == GPT2_IDS
 
 
 def test_vocab_txt_is_berts(wordpiece: Path, tmp_path: Path) -> None:
