@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wyrmling.data.dedup import mix
 from wyrmling.data.matching import Words, words_of
@@ -56,12 +56,16 @@ class Page:
         """The n-grams of words that occur more than once, by n."""
         return find_repeats(self.words.hashes)
 
-    def span(self, start: Places, end: Places) -> Places:
-        """Characters of the words from each `start` up to each `end`, without the spaces."""
+    @cached_property
+    def places(self) -> Places:
+        """Where each word starts, counted in characters of words; one more for the end."""
         import numpy as np
 
-        places = np.concatenate(([0], np.cumsum(self.words.lengths)))
-        return places[end] - places[start]
+        return np.concatenate(([0], np.cumsum(self.words.lengths)))
+
+    def span(self, start: Places, end: Places) -> Places:
+        """Characters of the words from each `start` up to each `end`, without the spaces."""
+        return self.places[end] - self.places[start]
 
 
 class Repeats(NamedTuple):
@@ -80,22 +84,30 @@ def find_repeats(hashes: NDArray[np.uint64]) -> dict[int, Repeats]:
     import numpy as np
 
     places, grams = np.arange(len(hashes)), mix(np.zeros(len(hashes), np.uint64), hashes)
-    found: dict[int, Repeats] = {}
-    for n in range(2, LONGEST_GRAM + 1):
+    none = Repeats(places[:0], places[:0], places[:0])
+    found = dict.fromkeys(range(2, LONGEST_GRAM + 1), none)
+    # A gram's number takes the lowest bits of its hash: one sort of plain numbers brings equal ones together, and keeps
+    # their order. Over a million words 44 bits of the hash are left, enough for a share of characters.
+    bits = np.uint64(len(hashes).bit_length())
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    for n in found:
         inside = places <= len(hashes) - n
         places = places[inside]
         grams = mix(grams[inside], hashes[places + n - 1])
-        order: Any = np.argsort(grams)
-        ranked = grams[order]
-        start = np.flatnonzero(np.concatenate((ranked[:1] == ranked[:1], ranked[1:] != ranked[:-1])))
+        keys = np.sort((grams & ~low) | np.arange(len(grams), dtype=np.uint64))
+        order, ranked = (keys & low).astype(np.int64), keys >> bits
+        same = ranked[1:] == ranked[:-1]
+        if not same.any():
+            break
+        start = np.flatnonzero(np.append(True, ~same))
         counts = np.diff(start, append=len(order))
-        first = np.minimum.reduceat(order, start) if len(order) else order
         repeated = counts > 1
+        first = order[start[repeated]]
         member = np.zeros(len(order), bool)
         member[order[np.repeat(repeated, counts)]] = True
         again = member.copy()
         again[first] = False
-        found[n] = Repeats(places[first[repeated]], counts[repeated], places[again])
+        found[n] = Repeats(places[first], counts[repeated], places[again])
         places, grams = places[member], grams[member]
     return found
 
