@@ -94,7 +94,7 @@ def wrong_jobs(train: str) -> None:
 
 
 def finished(job_id: str):
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         job = client.fine_tuning.jobs.retrieve(job_id)
         if job.status in ("succeeded", "failed", "cancelled"):
