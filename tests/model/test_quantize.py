@@ -37,6 +37,12 @@ def test_a_product_is_as_near_as_its_bits_allow(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", quantize.METHODS)
+def test_a_batch_of_matrices_is_its_rows(method: str) -> None:
+    linear, x_BTI = layer(method, normal(48, 96), normal(48)), normal(2, 3, 96, seed=1)
+    assert torch.equal(linear(x_BTI).flatten(0, 1), linear(x_BTI.flatten(0, 1)))
+
+
+@pytest.mark.parametrize("method", quantize.METHODS)
 def test_a_row_alone_is_the_row_among_others_bit_for_bit(method: str) -> None:
     linear, x_NI = layer(method, normal(48, 96)), normal(9, 96, seed=1)
     x_NI[3] *= 1000

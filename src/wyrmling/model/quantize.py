@@ -120,9 +120,12 @@ class Quantised(nn.Module):
         """x @ W.T in float32, without the bias."""
         raise NotImplementedError
 
-    def forward(self, x_NI: Tensor) -> Tensor:
-        out_NO = self.product(x_NI).to(x_NI.dtype)
-        return out_NO if self.bias is None else out_NO + self.bias
+    def forward(self, x: Tensor) -> Tensor:
+        # torch's kernels take matrices; networks of transformers also bring batches of them.
+        x_NI = x if x.dim() == 2 else x.flatten(0, -2)
+        out_NO = self.product(x_NI).to(x.dtype)
+        out = out_NO if x.dim() == 2 else out_NO.view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
 
 
 class Int8Linear(Quantised):
