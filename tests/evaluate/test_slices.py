@@ -127,12 +127,12 @@ def test_seeds_are_replicates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "truth", "rows_"),
+    ("threshold", "truth", "n"),
     [(0.8, 0.85, 482), (0.8, 0.9, 106), (0.9, 0.93, 719), (0.9, 0.95, 229), (0.95, 0.98, 311)],
 )
-def test_golden_rows_to_show_a_proportion(threshold: float, truth: float, rows_: int) -> None:
-    # The chance saws as rows grow, so "the fewest" depends on where one starts to look: within a tenth.
-    assert power.rows_for(threshold, truth) == pytest.approx(rows_, rel=0.1)
+def test_golden_rows_that_show_a_proportion_in_four_of_five_tests(threshold: float, truth: float, n: int) -> None:
+    # The chance saws up and down as rows grow, by up to a tenth.
+    assert power.chance_to_pass(n, threshold, truth) == pytest.approx(0.8, abs=0.1)
 
 
 def test_the_truth_that_passes_is_the_one_with_four_chances_in_five() -> None:

@@ -144,13 +144,6 @@ def class_sums(weights_RM: Floats, gold_M: Ints, predicted_M: Ints, n_classes: i
     return np.stack(parts, axis=1)
 
 
-def confusion(gold_N: Ints, predicted_N: Ints, n_classes: int) -> Ints:
-    """Rows by gold (first axis) and predicted label, (C, C + 1); the last column counts rows without a prediction."""
-    column_N = np.where(predicted_N < 0, n_classes, predicted_N)
-    flat = np.bincount(gold_N * (n_classes + 1) + column_N, minlength=n_classes * (n_classes + 1))
-    return flat.reshape(n_classes, n_classes + 1).astype(np.int64)
-
-
 def bits_per_byte(nll: float, n_bytes: int) -> float:
     """Cross-entropy in bits per UTF-8 byte of the scored text. Raises ValueError when there are no bytes.
 

@@ -6,15 +6,12 @@ Source   docs/statistics.md; the exact counts come from the binomial distributio
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
 from wyrmling.evaluate.statistics import POWER_80, Z, log_binomial, wilson
 
 POWER = 0.8
-# A test of a million rows is past what anybody labels; searches for rows end there.
-MOST_ROWS = 1_000_000
 
 
 def rows_needed(n: int, se: float, point: float, threshold: float) -> int | None:
@@ -72,20 +69,6 @@ def truth_to_pass(n: int, threshold: float) -> float | None:
         middle = (low + high) / 2
         low, high = (low, middle) if chance_to_pass(n, threshold, middle) >= POWER else (middle, high)
     return high
-
-
-@lru_cache(maxsize=256)
-def rows_for(threshold: float, truth: float) -> int | None:
-    """The fewest rows that prove `>= threshold` in 80 % of repetitions when the truth is `truth`; None: too many."""
-    if truth <= threshold:
-        return None
-    # The chance saws up and down as n grows; what is wanted is where the saw's trend crosses, so start near it.
-    spread = Z * math.sqrt(threshold * (1 - threshold)) + (POWER_80 - Z) * math.sqrt(truth * (1 - truth))
-    guess = math.ceil((spread / (truth - threshold)) ** 2)
-    if guess > MOST_ROWS:
-        return None
-    low = max(1, math.floor(guess * 0.5))
-    return next((n for n in range(low, 2 * guess + 200) if chance_to_pass(n, threshold, truth) >= POWER), None)
 
 
 def detectable(n: int, discordant: float) -> float:
