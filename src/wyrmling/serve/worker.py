@@ -29,7 +29,7 @@ from wyrmling.core.uploads import Uploads
 from wyrmling.serve import job_project
 from wyrmling.serve.processes import end, identity, is_alive
 from wyrmling.serve.progress import Following, checkpoint_metrics, results_csv
-from wyrmling.serve.workshop import keep_file
+from wyrmling.serve.workshop import Workshop, keep_file
 
 POLL_SECONDS = 0.25
 # Says which process runs a verb of the job, for a worker that follows one that was killed.
@@ -264,14 +264,14 @@ def _modest() -> None:
 def main(root: str, job_id: str) -> None:
     """Take the job over, unless a living worker has it."""
     project = config.load(Path(root))
-    store = Store.open(project.database_url)
-    jobs = Jobs(store)
+    workshop = Workshop(project, Store.open(project.database_url))
+    jobs = workshop.jobs
     job = jobs.find(job_id)
     if job is None or job.over or is_alive(job.worker) or not jobs.claim(job, identity()):
         return
     # Told to end, the worker ends its run too, which saves what it has.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.exit_code))
-    Worker(project, jobs, Uploads(store, project.root / "files"), job).work()
+    Worker(project, jobs, workshop.uploads, job).work()
 
 
 if __name__ == "__main__":
