@@ -1,6 +1,5 @@
 """Forecasts: positive, growing with the work, corrected by what happened, and near what a real step takes."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -314,26 +313,6 @@ def test_the_memory_of_real_steps_is_near_the_closed_form(one_thread):
     said = memory_gb(work(shape=shape, batch_tokens=8192, micro_batch_tokens=8192)) - workload.BASE_GB["cpu"]
     assert said > 0.3
     assert 1 / 1.5 < added / said < 1.5
-
-
-def test_the_time_of_real_steps_lies_in_the_band_of_the_closed_form(tmp_path, monkeypatch, one_thread):
-    """Four training steps on one thread, in seconds of the processor, so that other programs do not count.
-
-    The band is a factor of 3: the constants were fitted on another machine (there 8 % off, see docs/plan.md), and
-    caches are shared with whatever else runs.
-    """
-    monkeypatch.setenv("WYRMLING_CACHE", str(tmp_path))
-    rates = hardware.rates("cpu", use_threads=1)
-    shape = replace(SHAPE, width=128, layers=4, context=64)
-    model, optimizer = trainable(shape)
-    times = []
-    for _ in range(4):
-        start = time.process_time()
-        train(model, optimizer, 2048)
-        times.append(time.process_time() - start)
-    of = work(shape=shape, looked_at=0.0)
-    said = seconds(replace(of, steps=2), rates) - seconds(replace(of, steps=1), rates)
-    assert 1 / 3 < min(times) / said < 3
 
 
 @pytest.fixture
