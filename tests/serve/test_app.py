@@ -8,7 +8,7 @@ import json
 import openai
 import pytest
 
-from wyrmling.core.store import Store
+from wyrmling.core.store import Store, Usage
 from wyrmling.serve import app
 
 CHAT = {"model": "talker", "messages": [{"role": "user", "content": "tea?"}]}
@@ -201,6 +201,11 @@ def test_feedback_is_kept_or_refused(sorter) -> None:
     ):
         answer = sorter.post("/v1/feedback", said | change)
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+def test_a_correction_of_another_model_is_not_held_against_these_labels(sorter) -> None:
+    sorter.service.store.add_usage(Usage("cls-tuned", "classify", "ft:x", "d2", 1, 0, 1.0, 0.0, "stop", "0"))
+    assert sorter.post("/v1/feedback", {"id": "cls-tuned", "correction": "loan"}).status_code == 200
 
 
 def test_metrics_count_what_happened_and_do_not_grow_by_request(start, kitchen) -> None:

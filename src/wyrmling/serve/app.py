@@ -27,6 +27,9 @@ async def feedback(service: Service, request: Request) -> Response:
     """Keep what a person says about an answer."""
     body = await read(FeedbackRequest, request)
     loaded = service.loaded
+    usage = await run_in_threadpool(service.store.find_usage, body.id)
+    # A fine-tuned model that answered has labels of its own.
+    ours = usage is not None and usage.model_digest == loaded.found.digest
     try:
         kept = await run_in_threadpool(
             rate,
@@ -36,8 +39,8 @@ async def feedback(service: Service, request: Request) -> Response:
             correction=body.correction,
             comment=body.comment,
             key_id=request.state.caller.key_id,
-            labels=loaded.labels if loaded.job == "classify" else None,
-            tags=loaded.tags if loaded.job == "tag" else None,
+            labels=loaded.labels if ours and loaded.job == "classify" else None,
+            tags=loaded.tags if ours and loaded.job == "tag" else None,
         )
     except UnknownAnswer as error:
         raise ApiError(404, f"{error.what}; {error.fix}", code="answer_not_found", param="id") from None
