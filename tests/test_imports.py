@@ -28,7 +28,8 @@ WITHOUT_TORCH = [
     "wyrmling.config",
     *(f"wyrmling.{p}" for p in ("core", "data", "tokenizer", "feedback", "flow")),
 ]
-WITHOUT_TORCH += [f"wyrmling.evaluate.{m}" for m in ("metrics", "statistics", "baselines", "accept", "verdict", "report", "measure")]
+EVALUATE = ("metrics", "statistics", "baselines", "accept", "verdict", "report", "measure")
+WITHOUT_TORCH += [f"wyrmling.evaluate.{module}" for module in EVALUATE]
 
 
 def part_of(module: str) -> str | None:

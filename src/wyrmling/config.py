@@ -155,7 +155,7 @@ class Split(Section):
     val: float | None = Field(default=None, ge=0, lt=1)
     """Share of rows held out to watch training. None: 10 %, at most 2,000 rows."""
     test: float | None = Field(default=None, ge=0, lt=1)
-    """Share of rows held out for the final evaluation. None: 10 %, at most 10,000 rows, or 0 where a source is the test set."""
+    """Share of rows held out for the evaluation. None: 10 %, at most 10,000 rows; 0 where a source is the test set."""
     group: str | None = None
     """A column whose equal values stay in one split, such as a customer or thread."""
     date: str | None = None
@@ -360,7 +360,7 @@ class Serve(Section):
     timeout_seconds: float = Field(default=600.0, gt=0)
     """An answer that takes longer is given up with 504."""
     access_log: str | None = None
-    """A file that gets one JSON line per request, without prompts, answers or keys; "-" is stderr. None: no such log."""
+    """A file that gets one JSON line per request, without prompts, answers or keys; "-" is stderr. None: no log."""
 
 
 class Machine(Section):
@@ -411,8 +411,8 @@ class Settings(Section):
                 raise ValueError(f"two train steps are named {name!r}")
         if self.train and self.train[0].method != "full" and self.model.base == "scratch":
             raise ValueError(
-                f"train.{self.train[0].name}.method = {self.train[0].method!r} needs a trained model to start from, but "
-                'model.base is "scratch"'
+                f"train.{self.train[0].name}.method = {self.train[0].method!r} needs a trained model to start from, "
+                'but model.base is "scratch"'
             )
         for step in self.train:
             for source in step.sources or ():

@@ -17,7 +17,6 @@ class Voice:
     quiet: bool = False
     debug: bool = False
 
-
     kept: list[tuple[str, str]] | None = None
     """Where lines go instead of to stderr while a worker collects them: ("say" or "warn", text)."""
 

@@ -91,7 +91,7 @@ def locate_base(project: Project) -> Path | None:
         raise BadSetting(
             f"model.revision is for a base from the Hugging Face hub, and model.base = {reference!r} is none",
             where="model.revision",
-            fix="leave it out, or write base = \"ORGANISATION/NAME\"",
+            fix='leave it out, or write base = "ORGANISATION/NAME"',
         )
     if reference == "scratch":
         return None
