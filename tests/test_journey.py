@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 import urllib.request
 from pathlib import Path
@@ -42,12 +43,16 @@ def test_a_second_run_reuses_everything_in_seconds(small_project):
     assert document["verdict"]["status"] == "PASS"
 
 
-def test_changing_a_setting_reruns_that_stage_and_those_after_it(small_project, tmp_path):
-    import shutil
-
-    copy = tmp_path / "copy"
+@pytest.fixture(scope="module")
+def changed(small_project, tmp_path_factory):
+    """A copy of the small project that ran again with another setting, and what that run said."""
+    copy = tmp_path_factory.mktemp("changed") / "copy"
     shutil.copytree(small_project, copy)
-    document = ask("run", "--project", copy, "--set", "train.tune.epochs=1", "--set", "objective.accept=[]")
+    return copy, ask("run", "--project", copy, "--set", "train.tune.epochs=1", "--set", "objective.accept=[]")
+
+
+def test_changing_a_setting_reruns_that_stage_and_those_after_it(changed):
+    _, document = changed
     reused = {(stage["stage"], stage["name"]): stage["reused"] for stage in document["stages"]}
     assert reused[("data", "support-desk")]
     assert reused[("tokenizer", "support-desk")]
@@ -124,12 +129,8 @@ def test_the_same_project_twice_gives_the_same_weights(small_project, tmp_path):
     assert weights(again) == weights(small_project)
 
 
-def test_promote_and_rollback(small_project, tmp_path):
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(small_project, copy)
-    ask("run", "--project", copy, "--set", "train.tune.epochs=1", "--set", "objective.accept=[]")
+def test_promote_and_rollback(changed):
+    copy, _ = changed
     versions = ask("models", "list", "--project", copy)["models"]
     assert [v["aliases"] for v in versions] == [["previous"], ["champion"]]
     assert ask("models", "rollback", "--project", copy)["version"] == 1
@@ -137,7 +138,6 @@ def test_promote_and_rollback(small_project, tmp_path):
 
 
 def test_a_condition_that_fails_says_so_by_its_exit_code(small_project, tmp_path):
-    import shutil
 
     copy = tmp_path / "copy"
     shutil.copytree(small_project, copy)

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -33,17 +32,6 @@ def test_a_second_run_finds_everything_and_imports_no_torch(project):
         "assert not {'torch', 'transformers', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(project)], check=True)
-
-
-def test_a_second_run_takes_less_than_three_seconds(project):
-    # The fastest of three: other programs on this machine do not count.
-    times = []
-    for _ in range(3):
-        start = time.monotonic()
-        document = ask("run", "--project", project, "--quiet")
-        times.append(time.monotonic() - start)
-    assert all(reused(document).values())
-    assert min(times) < 3
 
 
 def test_the_document_has_one_entry_per_stage_the_verdict_and_the_figures(project):
@@ -148,6 +136,6 @@ def test_an_export_of_changed_weights_is_refused_and_leaves_nothing(project, tmp
 
 def test_an_unknown_export_format_names_the_known_ones(project, tmp_path):
     done = wyrmling(
-        "export", "--project", project, "--model", "support-desk", "--to", "gguf", "--out", tmp_path / "x", check=False
+        "export", "--project", project, "--model", "support-desk", "--to", "tar", "--out", tmp_path / "x", check=False
     )
     assert done.returncode == 2 and "hf" in done.stderr
