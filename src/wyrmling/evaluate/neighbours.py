@@ -19,8 +19,8 @@ NEAR = 0.8
 CHARACTERS = 2000
 # More training rows are thinned to every second, third … row; equal texts are found among all of them.
 MOST_TRAIN_ROWS = 50_000
-# Similarities held at once: 10 million floats are 80 MB.
-SIMILARITIES = 10_000_000
+# Similarities held at once: 2 million floats are 16 MB, and sparse as much again.
+SIMILARITIES = 2_000_000
 # Past this many training rows, words in more than a tenth of them are left out: they find nothing and cost most.
 MANY_ROWS, COMMON = 5_000, 0.1
 
