@@ -102,7 +102,7 @@ class Source(Section):
     split: Literal["train", "val", "test"] | None = None
     """Use all rows of this source for one split, such as an official test file. None: split by `data.split`."""
     licence: str | None = None
-    """The licence of the data, for the data card."""
+    """The licence of the data: on the data card and beside every example."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:

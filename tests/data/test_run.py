@@ -87,6 +87,12 @@ def test_the_same_input_gives_the_same_bytes_and_is_reused(make_project: MakePro
     assert set(digests) == {"examples.parquet", "ledger.parquet", "labels.json", "card.md"}
 
 
+def test_every_example_carries_the_licence_of_its_source(make_project: MakeProject, examples: Rows) -> None:
+    sources = SOURCE.format("a.txt") + 'licence = "CC-BY-4.0"\n[data.sources.b]\npath = "b.txt"\n'
+    done = run.run(make_project({"a.txt": "one text", "b.txt": "another"}, sources))
+    assert {row["text"]: row["licence"] for row in examples(done)} == {"one text": "CC-BY-4.0", "another": None}
+
+
 def test_changed_files_and_settings_give_another_artifact(make_project: MakeProject) -> None:
     one = run.run(make_project({"t.csv": TICKETS}, TICKETS_TOML, task="classify"))
     two = run.run(make_project({"t.csv": TICKETS + "more,a\n"}, TICKETS_TOML, task="classify"))

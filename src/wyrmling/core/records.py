@@ -29,6 +29,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("tags", pa.list_(pa.string())),  # tagged, BIO, one per word
         ("messages", pa.list_(MESSAGE)),  # conversation
         ("cluster", pa.string()),  # near-duplicate cluster, null when alone
+        ("licence", pa.string()),  # of the source, null when it names none
     ]
 )
 

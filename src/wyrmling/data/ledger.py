@@ -14,8 +14,10 @@ from wyrmling.data.rows import Row
 from wyrmling.data.stored import Stored, load_shard
 
 
-def write(folder: Path, stored: Stored) -> None:
+def write(folder: Path, stored: Stored, licences: Mapping[str, str | None]) -> None:
     """Write examples.parquet, ledger.parquet and labels.json; the same rows give the same bytes.
+
+    licences   of the sources, by name
 
     Shard by shard, each a row group, so that neither file is ever held whole.
     """
@@ -27,7 +29,9 @@ def write(folder: Path, stored: Stored) -> None:
     ):
         for path, rows in stored.by_shard():
             pairs = zip(rows, load_shard(path), strict=True) if any(row.alive for row in rows) else ()
-            kept.write_table(_table([_example(row, full) for row, full in pairs if row.alive], EXAMPLE_SCHEMA))
+            kept.write_table(
+                _table([_example(row, full, licences) for row, full in pairs if row.alive], EXAMPLE_SCHEMA)
+            )
             all_rows.write_table(_table([_ledger_row(row) for row in rows], LEDGER_SCHEMA))
     text = json.dumps(labels(stored.rows), indent=1, ensure_ascii=False)
     (folder / "labels.json").write_text(text + "\n", encoding="utf-8")
@@ -35,7 +39,7 @@ def write(folder: Path, stored: Stored) -> None:
 
 def examples(rows: Sequence[Row]) -> Any:
     """The kept rows as a pyarrow table of EXAMPLE_SCHEMA; they hold their texts."""
-    return _table([_example(row, row) for row in rows if row.alive], EXAMPLE_SCHEMA)
+    return _table([_example(row, row, {}) for row in rows if row.alive], EXAMPLE_SCHEMA)
 
 
 def _table(values: list[dict[str, Any]], schema: Any) -> Any:
@@ -44,8 +48,8 @@ def _table(values: list[dict[str, Any]], schema: Any) -> Any:
     return pa.Table.from_pylist(values, schema=schema)
 
 
-def _example(row: Row, full: Row) -> dict[str, Any]:
-    """What was decided about a row, and its texts."""
+def _example(row: Row, full: Row, licences: Mapping[str, str | None]) -> dict[str, Any]:
+    """What was decided about a row, its texts, and the licence of its source."""
     tagged, talk = row.kind == "tagged", row.kind == "conversation"
     return {
         "row_id": row.row_id,
@@ -59,6 +63,7 @@ def _example(row: Row, full: Row) -> dict[str, Any]:
         "tags": row.tags if tagged else None,
         "messages": [{"role": m.role, "content": m.content} for m in full.messages] if talk else None,
         "cluster": row.cluster,
+        "licence": licences.get(row.source),
     }
 
 

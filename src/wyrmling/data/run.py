@@ -28,7 +28,7 @@ from wyrmling.data.sketches import OnDisk
 from wyrmling.data.split import SCORED, assign
 from wyrmling.data.stored import Stored
 
-VERSION = 6
+VERSION = 7
 # Less is read by one process.
 POOL_BYTES = 16 * 2**20
 
@@ -52,7 +52,7 @@ def run(project: Project) -> Artifact:
             except WyrmlingError:
                 shutil.rmtree(draft.path)
                 raise
-            ledger.write(draft.path, stored)
+            ledger.write(draft.path, stored, {name: one.licence for name, one in project.settings.data.sources.items()})
             draft.figures = ledger.figures(rows, findings)
             if findings or project.settings.data.labels.check:
                 labels.write_review(draft.path, findings, stored.bodies)
