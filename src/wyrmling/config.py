@@ -260,6 +260,10 @@ class Lora(Section):
     """Also learn the length of each row of the corrected matrices (DoRA): a little better, slower."""
 
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(_tuple)]
+
+
 class TrainStep(Section):
     """One training step; each starts from the model of the one before."""
 
@@ -309,6 +313,8 @@ class TrainStep(Section):
     """Seconds between two checkpoints; 0 saves after every step."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Resumable checkpoints kept while training."""
+    track: Trackers = ()
+    """Also write the figures of steps.jsonl for tensorboard, mlflow or wandb, below `runs/track`; nothing is sent."""
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> TrainStep:

@@ -13,10 +13,10 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wyrmling.core import hardware
@@ -29,7 +29,7 @@ from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import checkpoint, features, forecast, guards, outcome, sizing, trainable
+from wyrmling.train import checkpoint, features, forecast, guards, outcome, sizing, trackers, trainable
 from wyrmling.train.assemble import (
     Job,
     Numerics,
@@ -43,15 +43,17 @@ from wyrmling.train.assemble import (
 from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
 from wyrmling.train.facts import facts_of
+from wyrmling.train.journal import STEPS_FILE, Journal
 from wyrmling.train.look import JUDGES, is_better, look
 from wyrmling.train.loop import Step, step_seed, steps
 from wyrmling.train.objectives import OBJECTIVES, loss_function
 from wyrmling.train.optim import SCHEDULES, Optimizer
+from wyrmling.train.pace import Pace, limit_passed
 from wyrmling.train.signals import Stop, watch
 from wyrmling.train.sizing import Derived, Facts, Shape
 from wyrmling.train.workload import work_of
 
-CHECKPOINTS, STEPS_FILE, FINISHED, FEATURES = "checkpoints", "steps.jsonl", "finished.json", "features.f32"
+CHECKPOINTS, FINISHED, FEATURES = "checkpoints", "finished.json", "features.f32"
 # The training loss in the figures is the mean of the last so many steps.
 RECENT_STEPS = 20
 
@@ -97,7 +99,8 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         if features.can_store(model, step):
             autocast = partial(numerics.autocast, device)
             learned = features.store(model, batches, looks, draft.path / FEATURES, autocast)
-        run = _Run(job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen)
+        pace = Pace(work)
+        run = _Run(job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen, pace)
         run.train(learned[1], first=1 if state is None else state.step + 1, stop=stop)
         run.finish(model, facts, tokenizer, train, shape, batches)
 
@@ -141,10 +144,11 @@ class _Run:
         looks: Batches | None,
         val: TokenStore,
         frozen: str,
+        pace: Pace,
     ) -> None:
         self.job, self.draft, self.meter = job, draft, meter
         self.model, self.optimizer, self.derived = model, optimizer, derived
-        self.progress, self.looks, self.val, self.frozen = progress, looks, val, frozen
+        self.progress, self.looks, self.val, self.frozen, self.pace = progress, looks, val, frozen, pace
         self.autocast = partial(numerics.autocast, next(model.parameters()).device.type)
         self.saved_at = time.monotonic()
         self.step_done = 0
@@ -157,7 +161,8 @@ class _Run:
             SCHEDULES[step.schedule], total=total, warmup=derived.warmup_steps, decay=derived.decay_steps
         )
         self.step_done = first - 1
-        log = _open_log(self.draft.path / STEPS_FILE, self.step_done)
+        told = trackers.opened(step, self.job.project.runs, self.job.run_id, self._settings())
+        log = Journal(self.draft.path / STEPS_FILE, self.step_done, told)
         stepping = steps(
             self.model,
             self.optimizer,
@@ -174,15 +179,16 @@ class _Run:
         with log, contextlib.closing(stepping), bar(f"train {step.name}", total=total) as shown:
             for done in stepping:
                 self._count(done)
-                _write_line(log, self._line(done))
+                log.write(self._line(done))
+                if self.pace.is_known_now and done.number < total:
+                    self._say_pace(done)
                 self._show(shown, done)
                 if done.number % derived.evaluate_every == 0 or done.number == total:
                     self._look(log, done.number)
                 if self._patience_is_over():
                     self.progress.stopped = "patience"
                 elif done.number < total and (limit := self._used_up()) is not None:
-                    self.progress.stopped = "budget"
-                    warn(f"budget.{limit} is used up after step {done.number} of {total}: learning ended early")
+                    self._end_within(limit, log, done.number)
                 if stop.signal is not None and done.number < total and self.progress.stopped is None:
                     self._save(done.number)
                     raise Interrupted(
@@ -254,7 +260,24 @@ class _Run:
             "grad_norm": done.grad_norm if math.isfinite(done.grad_norm) else None,
             "seconds": round(spent["seconds"], 3),
             "wh": round(spent["wh"], 5),
+            "memory_gb": round(self._peak_gb(), 3),
+            **self.pace.step(done.tokens, done.seconds),
         } | ({"left_out": True} if done.left_out else {})
+
+    def _peak_gb(self) -> float:
+        """Largest memory so far: of the board when training on one, else of the process."""
+        if self.pace.work.device == "cuda":
+            return torch.cuda.max_memory_allocated() / hardware.GB
+        return self.meter.cost().peak_memory_gb
+
+    def _say_pace(self, done: Step) -> None:
+        """After a few steps their time is known: what is left of the run, and whether the budget lasts."""
+        other = self.derived.steps - done.number
+        left = self.pace.left(other, other // self.derived.evaluate_every)
+        say(f"  {self.pace.step_seconds:.2g} s a step: about {left / 60:.2g} minutes for the other {other:,}")
+        budget, used, spent = self.job.project.settings.objective.budget, self._used(), self._spent()
+        if (limit := limit_passed(budget, used, spent, left)) is not None:
+            warn(f"at this pace budget.{limit} ends train {self.job.step.name} before its last step")
 
     def _show(self, shown: Bar, done: Step) -> None:
         rate = done.tokens / max(done.seconds, 1e-9)
@@ -266,13 +289,14 @@ class _Run:
         cost, earlier = self.meter.cost().as_dict(), self.draft.earlier_cost
         return {name: cost[name] + earlier.get(name, 0.0) for name in SPENT}
 
-    def _look(self, log: Any, number: int) -> None:
+    def _look(self, log: Journal, number: int) -> None:
         """Score the validation rows, if there are any, and keep the weights when they are the best so far."""
         objective, progress = self.job.step.objective, self.progress
         if self.looks is None:
             return
-        figures = self._figures(self.model, self.looks)
-        _write_line(log, {"step": number, "val": figures})
+        with self.pace.look():
+            figures = self._figures(self.model, self.looks)
+        log.write({"step": number, "val": figures, "look_seconds": round(self.pace.look_seconds, 4)})
         if is_better(objective, figures, progress.best):
             progress.looks_without_gain = 0
             progress.best, progress.best_step = figures, number
@@ -300,15 +324,26 @@ class _Run:
         return patience is not None and self.progress.looks_without_gain >= patience
 
     def _used_up(self) -> str | None:
-        """The budget that this step and those before it have used up; None while there is something left."""
-        budget, before, spent = self.job.project.settings.objective.budget, self.job.spent_before, self._spent()
-        used = {name: before.get(name, 0.0) + value for name, value in spent.items()}
-        limits = (
-            ("hours", budget.hours, used["seconds"] / 3600),
-            ("usd", budget.usd, used["usd"]),
-            ("kwh", budget.kwh, used["wh"] / 1000),
-        )
-        return next((name for name, limit, value in limits if limit is not None and value >= limit), None)
+        """The budget that another step of this run would pass, with those before it; None while there is room."""
+        budget = self.job.project.settings.objective.budget
+        return self.pace.passed_by_the_next(budget, self._used(), self._spent())
+
+    def _used(self) -> dict[str, float]:
+        """What this run and the project's steps before it have taken."""
+        before = self.job.spent_before
+        return {name: before.get(name, 0.0) + value for name, value in self._spent().items()}
+
+    def _end_within(self, limit: str, log: Journal, number: int) -> None:
+        """End early, with a last look, so that the best weights are chosen among all that were paid for."""
+        self.progress.stopped = "budget"
+        warn(f"budget.{limit} is used up after step {number} of {self.derived.steps}: another step would pass it")
+        if number % self.derived.evaluate_every:
+            self._look(log, number)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the run is trained with, for trackers."""
+        derived = {name: value for name, value in asdict(self.derived).items() if name != "reasons"}
+        return {"objective": self.job.step.objective, "method": self.job.step.method, **derived}
 
     def _save(self, number: int) -> None:
         best = None if self.progress.best_step == number else self.progress.best_weights
@@ -321,7 +356,8 @@ class _Run:
             spent=self._spent(),
             base=self.frozen,
         )
-        checkpoint.save(self.draft.path / CHECKPOINTS, state, keep=self.job.step.keep_checkpoints)
+        with self.pace.save():
+            checkpoint.save(self.draft.path / CHECKPOINTS, state, keep=self.job.step.keep_checkpoints)
         self.saved_at = time.monotonic()
 
 
@@ -366,20 +402,3 @@ def _announce(
     )
     for line in guards.preview(train, tokenizer, step, first[0]):
         say(f"  {line}")
-
-
-def _open_log(path: Path, step_done: int) -> Any:
-    """steps.jsonl for appending, without the lines of steps that are done again."""
-    kept = []
-    if path.is_file() and step_done:
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                if json.loads(line)["step"] <= step_done:
-                    kept.append(line + "\n")
-    path.write_text("".join(kept))
-    return path.open("a")
-
-
-def _write_line(log: Any, line: dict[str, Any]) -> None:
-    log.write(json.dumps(line) + "\n")
-    log.flush()

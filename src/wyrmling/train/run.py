@@ -17,7 +17,7 @@ from wyrmling.tokenizer import folder
 VERSION = 3
 
 # Settings of a step that change how it is run, but not what comes out.
-_NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints"}
+_NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints", "track"}
 
 
 def run_all(project: Project, data: Artifact, tokens: Artifact, only: str | None = None) -> list[Artifact]:
