@@ -365,8 +365,22 @@ class Serve(Section):
     """The largest file that can be uploaded, in bytes."""
     timeout_seconds: float = Field(default=600.0, gt=0)
     """An answer that takes longer is given up with 504."""
+    canary: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the requests that a challenger answers once the gate of `wyrmling retrain` accepted it. 0: no trial."""
     access_log: str | None = None
     """A file that gets one JSON line per request, without prompts, answers or keys; "-" is stderr. None: no log."""
+
+
+class Feedback(Section):
+    keep_days: float | None = Field(default=None, gt=0)
+    """Days after which prompts, answers and feedback that was not accepted are erased. None: never."""
+    max_per_user: int = Field(default=100, ge=1)
+    """Examples that one end user (one API key, where requests name no user) may give the next training at most."""
+    regression_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of accepted feedback, chosen by a hash of its text, that is never learned from: every new model is tested
+    on it."""
+    sketches: bool = True
+    """Keep hashed words of each prompt (4,096 places, no text) with its usage, so that a change of topics shows."""
 
 
 class Machine(Section):
@@ -407,6 +421,7 @@ class Settings(Section):
     """Training steps in order. None given: derived from the task."""
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
+    feedback: Feedback = Feedback()
     machine: Machine = Machine()
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from wyrmling.core.tables import Job
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
+def store(database_url: str) -> Iterator[Store]:
+    store = Store.open(database_url)
+    yield store
+    store.close()
 
 
 def usage(answer_id: str, **changes: object) -> Usage:
@@ -100,7 +103,8 @@ def test_the_digest_of_a_folder_depends_on_names_and_bytes(tmp_path: Path) -> No
         folder_digest(tmp_path / "nothing")
 
 
-def test_a_key_is_shown_once_and_opens_until_it_is_revoked(store: Store, tmp_path: Path) -> None:
+def test_a_key_is_shown_once_and_opens_until_it_is_revoked(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
     key, secret = store.create_key("laptop")
     assert store.check_key(secret) == key
     for wrong in ("", "sk-", secret[:-1], secret + "x", secret[:10], "sk-\udc80"):
@@ -141,16 +145,16 @@ def test_forecasts_are_kept_per_machine(store: Store) -> None:
     ]
 
 
-def test_writers_wait_for_each_other(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'wyrmling.db'}"
+def test_writers_wait_for_each_other(database_url: str, tmp_path: Path) -> None:
     failures: list[BaseException] = []
 
     def work(worker: int) -> None:
         try:
-            store = Store.open(url)
+            store = Store.open(database_url)
             for index in range(20):
                 store.add_usage(usage(f"{worker}-{index}"))
                 store.register_model("desk", tmp_path, f"{worker}-{index}", {})
+            store.close()
         except BaseException as error:
             failures.append(error)
 
@@ -159,10 +163,11 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    store = Store.open(url)
+    store = Store.open(database_url)
     assert failures == []
     assert len(store.usage()) == 80
     assert sorted(record.version for record in store.list_models()) == list(range(1, 81))
+    store.close()
 
 
 def test_a_database_of_a_newer_wyrmling_is_refused(tmp_path: Path) -> None:
@@ -170,7 +175,7 @@ def test_a_database_of_a_newer_wyrmling_is_refused(tmp_path: Path) -> None:
     Store.open(f"sqlite:///{path}").close()
     with sqlite3.connect(path) as connection:
         connection.execute("update about set value = ?", (str(tables.SCHEMA_VERSION + 1),))
-    with pytest.raises(BadInput, match="schema 3, but this wyrmling knows schema 2"):
+    with pytest.raises(BadInput, match="schema 4, but this wyrmling knows schema 3"):
         Store.open(f"sqlite:///{path}")
 
 
@@ -182,14 +187,16 @@ def test_a_database_of_an_older_wyrmling_gets_what_it_lacks(tmp_path: Path) -> N
     store.close()
     new_columns = {
         "keys": ["scopes", "expires", "requests_per_minute", "tokens_per_minute", "usd_per_month"],
-        "usage": ["usd"],
+        "usage": ["usd", "user", "items", "chars", "labels", "confidence", "formatted", "sketch"],
+        "feedback": ["user", "item", "prompt", "preferred_over", "reviewed", "used_in"],
     }
     with sqlite3.connect(path) as connection:
-        connection.execute("drop index usage_of_key")
+        for index in ("usage_of_key", "usage_of_model", "ix_usage_user", "ix_feedback_user"):
+            connection.execute(f"drop index {index}")
         for table, columns in new_columns.items():
             for column in columns:
                 connection.execute(f"alter table {table} drop column {column}")
-        for table in ("job_events", "jobs", "files"):
+        for table in ("job_events", "jobs", "files", "decisions", "drift"):
             connection.execute(f"drop table {table}")
         connection.execute("update about set value = '1'")
     store = Store.open(f"sqlite:///{path}")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
-from sqlalchemy import URL, make_url
 
 from wyrmling import config
 from wyrmling.config import Project
@@ -106,41 +100,3 @@ def show(text: str) -> str:
 
 def stream(content: bytes, entries: str = "") -> bytes:
     return b"<< %s /Length %d >>\nstream\n%s\nendstream" % (entries.encode(), len(content), content)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[URL]:
-    """A database of a PostgreSQL server that runs for the tests alone, or the one that WYRMLING_TEST_POSTGRES names."""
-    if given := os.environ.get("WYRMLING_TEST_POSTGRES"):
-        yield make_url(given)
-        return
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    on_path = shutil.which("initdb")
-    if not programs and on_path is None:
-        pytest.fail("PostgreSQL is missing: apt-get install postgresql, or name a server in WYRMLING_TEST_POSTGRES")
-    folder = programs[-1] if programs else Path(str(on_path)).parent
-    # PostgreSQL refuses to run as root.
-    user = "postgres" if os.getuid() == 0 else None
-    home = Path(tempfile.mkdtemp(prefix="wyrmling-postgres-"))
-    (home / "password").write_text("s3cret-of-the-test")
-    if user:
-        for path in (home, home / "password"):
-            shutil.chown(path, user)
-
-    def call(program: str, *options: str) -> None:
-        done = subprocess.run(
-            [folder / program, "-D", home / "data", *options], cwd=home, user=user, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    try:
-        call("initdb", "-U", "wyrm", "-A", "scram-sha-256", f"--pwfile={home / 'password'}", "-N", "-E", "UTF8")
-        call("pg_ctl", "-w", "-l", str(home / "log"), "-o", f"-F -h 127.0.0.1 -p {port} -k {home}", "start")
-        yield URL.create("postgresql+psycopg", "wyrm", "s3cret-of-the-test", "127.0.0.1", port, "postgres")
-        call("pg_ctl", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)

@@ -137,6 +137,7 @@ def running(
     *,
     host: str = "127.0.0.1",
     project: Project | None = None,
+    follow: bool = False,
 ) -> Iterator[Running]:
     settings = settings or Serve()
     metrics = Metrics(found.name)
@@ -146,7 +147,8 @@ def running(
         service = run.with_workshop(service, Workshop(project, store), "cpu")
     log = AccessLog(settings.access_log, Path.cwd() if project is None else project.root)
     with contextlib.closing(run.listen(host, 0, store)) as listener:
-        server = run.Server(service, host, listener, log)
+        load = run.loader(service, "cpu") if follow else None
+        server = run.Server(service, host, listener, log, follow=load)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -173,10 +175,11 @@ def start(tmp_path: Path) -> Start:
         host: str = "127.0.0.1",
         store: Store | None = None,
         project: Project | None = None,
+        follow: bool = False,
         **settings: object,
     ):
         store = store or Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
-        return running(find(folder, store), store, Serve(**settings), host=host, project=project)
+        return running(find(folder, store), store, Serve(**settings), host=host, project=project, follow=follow)
 
     return begin
 

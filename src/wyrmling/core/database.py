@@ -12,6 +12,8 @@ from wyrmling.core.errors import BadInput, BadSetting, CorruptArtifact
 
 # A writer waits this long for another process to finish its transaction.
 BUSY_MILLISECONDS = 10_000
+# Any number that no other program of the same PostgreSQL database locks.
+LOCK = 0x3779726D
 
 
 def connect(url: str) -> tuple[sa.Engine, sa.Engine, Path | None]:
@@ -71,11 +73,18 @@ def explained(error: SQLAlchemyError, where: str) -> Exception:
     )
 
 
+def alone(connection: sa.Connection) -> None:
+    """Until this transaction ends no other may do such work. On SQLite a transaction that writes is alone anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+
+
 def bring_up_to_date(connection: sa.Connection, metadata: sa.MetaData, about: sa.Table, version: int) -> int:
     """Make the tables and columns that are missing; the schema the database had, or `version` for a new one.
 
     A database of a later version is left as it is.
     """
+    alone(connection)
     inspector = sa.inspect(connection)
     known = set(inspector.get_table_names())
     marked = sa.select(about.c.value).where(about.c.key == "schema_version")

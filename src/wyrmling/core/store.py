@@ -109,6 +109,7 @@ class Store:
         """
         _check_name(name)
         with self.writing() as connection:
+            database.alone(connection)
             known = connection.execute(
                 sa.select(tables.models.c.id, tables.models.c.version).where(
                     tables.models.c.name == name, tables.models.c.digest == digest
@@ -180,6 +181,7 @@ class Store:
         has_challenger = any(r.name == name and "challenger" in r.aliases for r in self.list_models())
         target = self.resolve(reference if colon or not has_challenger else f"{name}:challenger")
         with self.writing() as connection:
+            database.alone(connection)
             model_id = _id_of(connection, target)
             champion = _pointed(connection, name, "champion")
             if champion != model_id:
@@ -193,6 +195,7 @@ class Store:
     def rollback(self, name: str) -> ModelRecord:
         """The champion after champion and previous changed places. Raises UsageError when there is no previous one."""
         with self.writing() as connection:
+            database.alone(connection)
             champion, previous = _pointed(connection, name, "champion"), _pointed(connection, name, "previous")
             if previous is None or champion is None:
                 raise UsageError(
@@ -201,6 +204,19 @@ class Store:
             _point(connection, name, "champion", previous)
             _point(connection, name, "previous", champion)
         return self.resolve(name)
+
+    def challenge(self, reference: str) -> ModelRecord:
+        """Make a version the challenger. Raises UsageError when there is no such version."""
+        target = self.resolve(reference)
+        with self.writing() as connection:
+            database.alone(connection)
+            _point(connection, target.name, "challenger", _id_of(connection, target))
+        return self.resolve(f"{target.name}:{target.version}")
+
+    def withdraw(self, name: str) -> None:
+        """Take the alias from the challenger; its version stays."""
+        with self.writing() as connection:
+            _point(connection, name, "challenger", None)
 
     def list_models(self) -> list[ModelRecord]:
         """Every registered version, by name and then version."""
@@ -212,18 +228,27 @@ class Store:
                 sa.select(tables.models).order_by(tables.models.c.name, tables.models.c.version)
             ).all()
         return [
-            ModelRecord(
-                name=row.name,
-                version=row.version,
-                path=self._located(row.path),
-                digest=row.digest,
-                created=row.created,
-                metrics=row.metrics,
-                verdict=row.verdict,
-                aliases=tuple(alias for alias in ALIASES if alias in pointers.get(row.id, ())),
-            )
-            for row in rows
+            self._record(row, tuple(alias for alias in ALIASES if alias in pointers.get(row.id, ()))) for row in rows
         ]
+
+    def pointed(self, name: str) -> dict[Alias, ModelRecord]:
+        """The versions that the aliases of a name point at; quick, for those who look often."""
+        query = sa.select(tables.models, tables.aliases.c.alias).join(tables.aliases)
+        with self.reading() as connection:
+            rows = connection.execute(query.where(tables.aliases.c.name == name)).all()
+        return {row.alias: self._record(row, (row.alias,)) for row in rows}
+
+    def _record(self, row: Any, aliases: tuple[Alias, ...]) -> ModelRecord:
+        return ModelRecord(
+            name=row.name,
+            version=row.version,
+            path=self._located(row.path),
+            digest=row.digest,
+            created=row.created,
+            metrics=row.metrics,
+            verdict=row.verdict,
+            aliases=aliases,
+        )
 
     def _stored(self, path: Path) -> str:
         """A path inside the project is kept relative to it, so that the project folder can be moved."""

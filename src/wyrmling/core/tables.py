@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 # Raised when a table changes; a database with a higher number is of a newer wyrmling.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 about = sa.Table(
@@ -59,7 +59,15 @@ usage = sa.Table(
     sa.Column("prompt", sa.Text),
     sa.Column("answer", sa.Text),
     sa.Column("usd", sa.Float, nullable=False, server_default="0"),
+    sa.Column("user", sa.String(64), index=True),
+    sa.Column("items", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("chars", sa.Integer),
+    sa.Column("labels", sa.JSON(none_as_null=True)),
+    sa.Column("confidence", sa.Float),
+    sa.Column("formatted", sa.Boolean),
+    sa.Column("sketch", sa.LargeBinary),
     sa.Index("usage_of_key", "key_id", "created"),
+    sa.Index("usage_of_model", "model_digest", "created"),
 )
 feedback = sa.Table(
     "feedback",
@@ -73,6 +81,35 @@ feedback = sa.Table(
     sa.Column("correction", sa.Text),
     sa.Column("comment", sa.Text),
     sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("user", sa.String(64), index=True),
+    sa.Column("item", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("prompt", sa.Text),
+    sa.Column("preferred_over", sa.String(64)),
+    sa.Column("reviewed", sa.String(32)),
+    sa.Column("used_in", sa.String(32)),
+    sa.Index("feedback_by_status", "status", "created"),
+)
+# Only ever added to: why each challenger took over, or did not.
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False, index=True),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("champion", sa.Integer),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("lines", sa.JSON, nullable=False),
+    sa.Column("used", sa.String(32)),
+)
+drift = sa.Table(
+    "drift",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("report", sa.JSON, nullable=False),
 )
 keys = sa.Table(
     "keys",
@@ -152,6 +189,7 @@ job_events = sa.Table(
     sa.Column("data", sa.JSON(none_as_null=True)),
 )
 
+ReviewStatus = Literal["new", "accepted", "rejected"]
 Alias = Literal["champion", "challenger", "previous"]
 Scope = Literal["infer", "feedback", "files", "train", "admin"]
 JobState = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -186,7 +224,16 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class Usage:
-    """One answered request. `id` is the answer's id on the wire; prompt and answer are None unless logging is on."""
+    """One answered request. `id` is the answer's id on the wire; prompt and answer are None unless logging is on.
+
+    prompt      JSON of what was asked: a text, a list of texts or words, messages
+    user        the pseudonym of the end user that the request named
+    items       texts that were labelled, or answers that one prompt got
+    chars       characters of the prompt
+    labels      of a classifier: the label of each text; confidence is the mean of their probabilities
+    formatted   whether the answer had the form that was demanded; None when none was
+    sketch      hashed words of the prompt, see feedback.sketches
+    """
 
     id: str
     endpoint: str
@@ -202,12 +249,25 @@ class Usage:
     prompt: str | None = None
     answer: str | None = None
     usd: float = 0.0
+    user: str | None = None
+    items: int = 1
+    chars: int | None = None
+    labels: list[str] | None = None
+    confidence: float | None = None
+    formatted: bool | None = None
+    sketch: bytes | None = None
     created: str = field(default_factory=now)
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a person said about one answer: a rating of -1, 0 or 1, what it should have been, a remark."""
+    """What a person said about one answer: a rating of -1, 0 or 1, what it should have been, a remark.
+
+    item            which text of the request, counted from 0
+    prompt          JSON of what was asked, where the rater sent it along and its hash was right
+    preferred_over  the id of another answer to the same prompt, which is worse
+    used_in         the feedback artifact of the last training that learned from it
+    """
 
     id: str
     answer_id: str
@@ -216,7 +276,31 @@ class Feedback:
     correction: str | None = None
     comment: str | None = None
     key_id: str | None = None
-    status: str = "new"
+    status: ReviewStatus = "new"
+    user: str | None = None
+    item: int = 0
+    prompt: str | None = None
+    preferred_over: str | None = None
+    reviewed: str | None = None
+    used_in: str | None = None
+    created: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision about a challenger, as it is kept: PROMOTE, HOLD or INCONCLUSIVE, and the reasons.
+
+    champion  the version it was compared with; None when there was none
+    used      the feedback artifact it had learned from
+    """
+
+    name: str
+    verdict: str
+    version: int
+    champion: int | None
+    why: str
+    lines: list[str]
+    used: str | None = None
     created: str = field(default_factory=now)
 
 

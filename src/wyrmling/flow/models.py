@@ -42,6 +42,14 @@ def resolve(project: Project | None, reference: str, *, whole: bool = True) -> P
     return where.model(reference, root=project.root, database_url=project.database_url, revision=revision, whole=whole)
 
 
+def is_champion(project: Project | None, reference: str) -> bool:
+    """Whether a reference means whichever version is the champion, rather than a folder or a fixed version."""
+    name, colon, alias = reference.partition(":")
+    if project is None or (colon and alias != "champion") or "/" in reference:
+        return False
+    return not any(where.folder_of(path) for path in (project.root / name, Path(name)))
+
+
 def listing(project: Project) -> tuple[dict[str, Any], str]:
     """Every version with its aliases, verdict and scores."""
     store = Store.open(project.database_url)

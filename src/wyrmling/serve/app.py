@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from wyrmling.feedback.ratings import UnknownAnswer, rate
 from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models
@@ -26,10 +25,9 @@ from wyrmling.serve.service import Handler, Service, answering, read
 async def feedback(service: Service, request: Request) -> Response:
     """Keep what a person says about an answer."""
     body = await read(FeedbackRequest, request)
-    loaded = service.loaded
     usage = await run_in_threadpool(service.store.find_usage, body.id)
     # A fine-tuned model that answered has labels of its own.
-    ours = usage is not None and usage.model_digest == loaded.found.digest
+    loaded = None if usage is None else service.answered_by(usage.model_digest)
     try:
         kept = await run_in_threadpool(
             rate,
@@ -38,12 +36,16 @@ async def feedback(service: Service, request: Request) -> Response:
             rating=body.rating,
             correction=body.correction,
             comment=body.comment,
+            preferred_over=body.preferred_over,
+            item=body.item,
+            prompt=body.prompt,
+            user=body.user,
             key_id=request.state.caller.key_id,
-            labels=loaded.labels if ours and loaded.job == "classify" else None,
-            tags=loaded.tags if ours and loaded.job == "tag" else None,
+            labels=loaded.labels if loaded is not None and loaded.job == "classify" else None,
+            tags=loaded.tags if loaded is not None and loaded.job == "tag" else None,
         )
     except UnknownAnswer as error:
-        raise ApiError(404, f"{error.what}; {error.fix}", code="answer_not_found", param="id") from None
+        raise ApiError(404, f"{error.what}; {error.fix}", code="answer_not_found", param=error.param) from None
     service.metrics.rated(kept.rating)
     receipt = FeedbackReceipt(id=kept.id, object="feedback", answer_id=kept.answer_id, created=kept.created)
     return Response(receipt.json_bytes(), media_type="application/json")
@@ -59,7 +61,8 @@ async def ready(service: Service, request: Request) -> Response:
     if not service.engine.ready:
         raise ApiError(503, "the server is stopping", code="not_ready", kind="server_error")
     since = datetime.datetime.fromtimestamp(service.started, datetime.UTC).isoformat()
-    return JSONResponse({"status": "ok", "model": service.name, "since": since})
+    found = service.loaded.found
+    return JSONResponse({"status": "ok", "model": service.name, "version": found.version, "since": since})
 
 
 async def metrics(service: Service, request: Request) -> Response:
@@ -105,7 +108,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
-def create_app(service: Service, *, loopback: bool, log: AccessLog) -> ASGIApp:
+def create_app(service: Service, *, loopback: bool, log: AccessLog) -> Guard:
     """The whole application behind its guard.
 
     loopback   True when only this machine can connect; then keys are asked for only once one was made

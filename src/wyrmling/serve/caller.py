@@ -16,6 +16,8 @@ class Caller:
     request_id: str
     key: ApiKey | None
     limits: Limits
+    user: str | None = None
+    """The end user that the request names, as the caller calls them."""
     noted: dict[str, Any] = field(default_factory=dict)
     """What the access log says of the answer: its id, model, tokens and end; never a text."""
 

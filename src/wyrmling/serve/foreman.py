@@ -1,4 +1,5 @@
-"""Sees to it that every fine-tuning job has a living worker, now and after the server was restarted."""
+"""Sees to it that every fine-tuning job has a living worker, now and after the server was restarted, and that what is
+kept for some days only is then erased."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 from wyrmling.core.store import now
 from wyrmling.core.tables import Job
+from wyrmling.feedback.retention import expire
 from wyrmling.serve.processes import is_alive
 from wyrmling.serve.workshop import Workshop
 
 LOOK_SECONDS = 1.0
+EXPIRY_SECONDS = 600.0
 # A job whose worker was lost so often is given up: something in it kills them.
 MAX_ATTEMPTS = 5
 
@@ -30,6 +34,7 @@ class Foreman:
         self._workshop, self._at_once = workshop, at_once
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._wake, self._stopping = threading.Event(), False
+        self._next_expiry = 0.0
         self._thread = threading.Thread(target=self._work, name="foreman", daemon=True)
 
     def start(self) -> None:
@@ -50,6 +55,9 @@ class Foreman:
             try:
                 self._look()
                 self._workshop.uploads.delete_expired()
+                if time.monotonic() >= self._next_expiry:
+                    self._next_expiry = time.monotonic() + EXPIRY_SECONDS
+                    expire(self._workshop.store, self._workshop.project.settings.feedback.keep_days)
             except Exception:
                 # The edge of the thread: the database may be locked or away for a moment.
                 _log.exception("the foreman could not look at the jobs")

@@ -164,6 +164,7 @@ def _sampling(service: Service, body: Generation, limit: int | None, top_logprob
 
 
 async def _answer(request: Request, job: Job, stream: bool | None) -> Response:
+    job.asked.items = len(job.choices)
     job.start()
     if not stream:
         return await unless_gone(request, _whole(job), job.abandon)

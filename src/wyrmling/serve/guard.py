@@ -10,10 +10,12 @@ import ipaddress
 import secrets
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from wyrmling.core.errors import BadSetting
@@ -70,12 +72,16 @@ class Guard:
     `scope["state"]["caller"]` of a request that was let in says who asks.
     """
 
-    app: ASGIApp
+    app: Starlette
     store: Store
     loopback: bool
     metrics: Metrics
     limits: Limits
     log: AccessLog
+
+    def use(self, service: Any) -> None:
+        """Let another service answer from the next request on."""
+        self.app.state.service = service
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -30,12 +30,15 @@ async def classify(service: Service, request: Request) -> Response:
     asked = Asked(service, "classify", "cls", request.state.caller, body.texts)
 
     def answer(found: Found) -> Body:
+        data = [labels.classified(loaded.labels, index, words[0]) for index, words in enumerate(found)]
+        asked.labels = [one.label for one in data]
+        asked.confidence = sum(one.probabilities[one.label] for one in data) / len(data)
         return Classification(
             id=asked.id,
             object="list",
             created=asked.created,
             model=service.name,
-            data=[labels.classified(loaded.labels, index, words[0]) for index, words in enumerate(found)],
+            data=data,
             usage=count(sum(len(row.tokens) for row in rows), 0),
         )
 
@@ -82,6 +85,7 @@ def _rows(items: Sequence[Item], row_of: Callable[[Item], Row]) -> list[Row]:
 
 async def _answer(request: Request, asked: Asked, rows: list[Row], answer: Callable[[Found], Body]) -> Response:
     tokens = sum(len(row.tokens) for row in rows)
+    asked.items = len(rows)
     asked.ticket = asked.service.engine.label(rows, asked.deliver)
 
     async def work() -> Response:

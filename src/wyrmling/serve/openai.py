@@ -82,12 +82,17 @@ class StreamOptions(Wire):
 
 
 class Harmless(Wire):
-    """Keys that are accepted because they can't change an answer here."""
+    """Keys that are accepted because they can't change an answer here. `user` is kept as a pseudonym."""
 
     user: str | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
+
+    @property
+    def end_user(self) -> str | None:
+        """Who asks, by the caller's name for them; `safety_identifier` is the newer word for it."""
+        return self.user or self.safety_identifier or None
 
 
 class Generation(Harmless):
@@ -257,12 +262,16 @@ class TagRequest(Harmless):
 
 
 class FeedbackRequest(Wire):
-    """What a person says about an answer: at least one of rating, correction, comment."""
+    """What a person says about an answer: at least one of rating, correction, comment, preferred_over."""
 
     id: str = Field(min_length=1, max_length=64)
     rating: int | str | None = None
     correction: str | None = Field(default=None, max_length=100_000)
     comment: str | None = Field(default=None, max_length=10_000)
+    preferred_over: str | None = Field(default=None, min_length=1, max_length=64)
+    item: int = Field(default=0, ge=0)
+    prompt: Any = None
+    user: str | None = Field(default=None, min_length=1, max_length=1000)
 
 
 Request = TypeVar("Request", bound=Wire)

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from wyrmling.core.store import Store
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.app import create_app
 from wyrmling.serve.engine import Engine
+from wyrmling.serve.follow import Follower
 from wyrmling.serve.foreman import Foreman
 from wyrmling.serve.guard import check_bind, is_loopback
 from wyrmling.serve.loaded import Found, Loaded, find
@@ -44,11 +45,13 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     quantize: Quantize | None = None,
+    follow: bool = False,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT. Prints a curl line that works on stdout once it answers.
 
     project  where settings, keys, usage and feedback are; None for a model folder outside any project
     model    a model folder, or a registered name
+    follow   True: the champion of the model's name is meant, so when another becomes it, that one is served
     host, port, quantize   None: as the project's settings say; port 0 takes a free one
     Raises   BadSetting for an open address without keys; BadInput for a port in use; GateRefused for a changed model
     """
@@ -69,8 +72,10 @@ def serve(
         service = Service(loaded, engine, store, metrics, settings, watts, meter.tariff)
         folder = Path.cwd() if project is None else project.root
         if project is not None:
+            service = replace(service, feedback=project.settings.feedback)
             service = with_workshop(service, Workshop(project, store), device)
-        Server(service, host, listener, AccessLog(settings.access_log, folder)).run()
+        load = loader(service, device) if follow else None
+        Server(service, host, listener, AccessLog(settings.access_log, folder), follow=load).run()
 
 
 def new_engine(loaded: Loaded, settings: Serve, metrics: Metrics) -> Engine:
@@ -80,26 +85,46 @@ def new_engine(loaded: Loaded, settings: Serve, metrics: Metrics) -> Engine:
 
 def with_workshop(service: Service, workshop: Workshop, device: str) -> Service:
     """The service with what it needs for files, fine-tuning jobs and the models that come out of them."""
+    foreman = Foreman(workshop, service.settings.max_jobs)
+    pool = Pool(loader(service, device), service.settings.max_models)
+    return replace(service, workshop=workshop, pool=pool, foreman=foreman)
+
+
+def loader(service: Service, device: str) -> Callable[[Found], Member]:
+    """What brings another model into memory, checked, with an engine that runs."""
     settings = service.settings
 
     def load(found: Found) -> Member:
         loaded = load_checked(found, device=device, quantize=settings.quantize)
-        metrics = Metrics(found.name, beside=service.metrics)
+        # A version of the served model itself is told apart by its number.
+        label = f"{found.name}:{found.version}" if found.name == service.name else found.name
+        metrics = Metrics(label, beside=service.metrics)
         engine = new_engine(loaded, settings, metrics)
         engine.start()
         return Member(loaded, engine, metrics)
 
-    foreman = Foreman(workshop, settings.max_jobs)
-    return replace(service, workshop=workshop, pool=Pool(load, settings.max_models), foreman=foreman)
+    return load
 
 
 class Server(uvicorn.Server):
-    """uvicorn around one service: starts its engine, and lets it finish what it began when a signal comes."""
+    """uvicorn around one service: starts its engine, and lets it finish what it began when a signal comes.
 
-    def __init__(self, service: Service, host: str, listener: socket.socket, log: AccessLog) -> None:
+    follow   loads the models that the aliases of the served name come to point at; None: the name means one version
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        host: str,
+        listener: socket.socket,
+        log: AccessLog,
+        *,
+        follow: Callable[[Found], Member] | None = None,
+    ) -> None:
         self._service, self._listener = service, listener
         self._address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
         app = create_app(service, loopback=is_loopback(host), log=log)
+        self._follower = None if follow is None else Follower(service, follow, app.use)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -118,9 +143,13 @@ class Server(uvicorn.Server):
         service.engine.start()
         if service.foreman is not None:
             service.foreman.start()
+        if self._follower is not None:
+            self._follower.start()
         try:
             asyncio.run(self.serve(sockets or [self._listener]))
         finally:
+            if self._follower is not None:
+                self._follower.stop()
             if service.foreman is not None:
                 service.foreman.stop()
             for engines in self._engines:
@@ -128,9 +157,9 @@ class Server(uvicorn.Server):
                 engines.join()
 
     @property
-    def _engines(self) -> list[Engine | Pool]:
-        pool = self._service.pool
-        return [self._service.engine] if pool is None else [self._service.engine, pool]
+    def _engines(self) -> list[Engine | Follower | Pool]:
+        own: Engine | Follower = self._follower or self._service.engine
+        return [own] if self._service.pool is None else [own, self._service.pool]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the doors, then say so."""

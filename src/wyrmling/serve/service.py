@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import secrets
 import time
@@ -18,18 +17,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from wyrmling.config import Serve
+from wyrmling.config import Feedback, Serve
 from wyrmling.core.energy import Tariff
 from wyrmling.core.errors import WyrmlingError
+from wyrmling.core.reviews import pseudonym
 from wyrmling.core.store import Store, Usage
+from wyrmling.feedback.ratings import prompt_hash, prompt_text
+from wyrmling.feedback.sketches import sketch, texts_of
 from wyrmling.model.folder import locate
 from wyrmling.serve.caller import Caller
 from wyrmling.serve.engine import Engine, Event, Ticket
 from wyrmling.serve.foreman import Foreman
 from wyrmling.serve.loaded import Found, Job, Loaded
 from wyrmling.serve.metrics import Metrics
-from wyrmling.serve.openai import ApiError, Wire, model_not_found, parse
-from wyrmling.serve.pool import Pool
+from wyrmling.serve.openai import ApiError, Harmless, Wire, model_not_found, parse
+from wyrmling.serve.pool import Member, Pool
 from wyrmling.serve.turns import Turns
 from wyrmling.serve.workshop import Workshop
 
@@ -43,6 +45,20 @@ _log = logging.getLogger("wyrmling.serve")
 
 
 @dataclass(frozen=True)
+class Canary:
+    """A challenger that answers a share of the requests."""
+
+    member: Member
+    share: float
+
+    def takes(self, caller: Caller) -> bool:
+        """Whether a request is the challenger's. One end user always gets the same model, if requests name users."""
+        who = caller.user or caller.request_id
+        digest = hashlib.sha256(f"{self.member.loaded.found.digest}\0{who}".encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") < self.share * 2**64
+
+
+@dataclass(frozen=True)
 class Service:
     """A loaded model behind its engine.
 
@@ -51,6 +67,7 @@ class Service:
     workshop  the project's files and fine-tuning jobs; None outside a project
     pool      the fine-tuned models in memory; None outside a project
     turns     of the requests for embeddings
+    canary    the challenger that answers some of the requests instead; None for none
     """
 
     loaded: Loaded
@@ -60,8 +77,10 @@ class Service:
     settings: Serve
     watts: float
     tariff: Tariff = field(default_factory=Tariff)
+    feedback: Feedback = field(default_factory=Feedback)
     workshop: Workshop | None = None
     pool: Pool | None = None
+    canary: Canary | None = None
     foreman: Foreman | None = None
     turns: Turns = field(default_factory=lambda: Turns(room=64))
     started: int = field(default_factory=lambda: int(time.time()))
@@ -88,12 +107,23 @@ class Service:
         Raises   ApiError 404 for a model that does not answer to this caller, 400 when it does another job
         """
         service = self if model in self.names else await self._fine_tuned(model, caller)
+        if model == self.name and self.canary is not None and self.canary.takes(caller):
+            service = self.on(self.canary.member)
         try:
             if job is not None:
                 service.loaded.need(job, endpoint)
         except WyrmlingError as error:
             raise ApiError(400, f"{error.what}; {error.fix}", code="unsupported_model", param="model") from None
         return service
+
+    def on(self, member: Member, canary: Canary | None = None) -> Service:
+        """The same service with another model."""
+        return replace(self, loaded=member.loaded, engine=member.engine, metrics=member.metrics, canary=canary)
+
+    def answered_by(self, digest: str) -> Loaded | None:
+        """The model that gave an answer, if it is the champion or the challenger."""
+        here = [self.loaded] if self.canary is None else [self.loaded, self.canary.member.loaded]
+        return next((loaded for loaded in here if loaded.found.digest == digest), None)
 
     async def _fine_tuned(self, model: str, caller: Caller) -> Service:
         record = None
@@ -136,6 +166,12 @@ class Asked:
     arrived: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
     recorded: bool = False
+    items: int = 1
+    """Texts that are labelled, or answers that one prompt gets."""
+    labels: list[str] | None = None
+    confidence: float | None = None
+    formatted: bool | None = None
+    """Whether the answer has the form that was demanded; None when none was."""
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{secrets.token_hex(12)}"
@@ -181,7 +217,9 @@ class Asked:
         self.recorded = True
         tokens = prompt_tokens + completion_tokens
         self.caller.spend(tokens, {"answer": self.id, "model": service.name, "tokens": tokens, "finish": finish})
-        text = json.dumps(self.prompt, ensure_ascii=False)
+        text = prompt_text(self.prompt)
+        texts = list(texts_of(self.prompt))
+        logs = service.settings.log_prompts
         return Usage(
             id=self.id,
             endpoint=self.endpoint,
@@ -192,11 +230,18 @@ class Asked:
             latency_ms=seconds * 1000,
             wh=joules / 3600,
             finish_reason=finish,
-            prompt_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            prompt_sha256=prompt_hash(text),
             key_id=self.caller.key_id,
             usd=service.tariff.usd(busy_seconds, joules / 3.6e6),
-            prompt=text if service.settings.log_prompts else None,
-            answer=answer if service.settings.log_prompts else None,
+            prompt=text if logs else None,
+            answer=answer if logs else None,
+            user=None if self.caller.user is None else pseudonym(self.caller.user),
+            items=self.items,
+            chars=sum(map(len, texts)),
+            labels=self.labels,
+            confidence=self.confidence,
+            formatted=self.formatted,
+            sketch=sketch(texts) if service.feedback.sketches else None,
         )
 
 
@@ -212,7 +257,10 @@ async def read(shape: type[Shape], request: Request) -> Shape:
                     raise too_large(limit)
     except TimeoutError:
         raise too_slow(BODY_SECONDS) from None
-    return parse(shape, bytes(body))
+    asked = parse(shape, bytes(body))
+    if isinstance(asked, Harmless):
+        request.state.caller = replace(request.state.caller, user=asked.end_user)
+    return asked
 
 
 def too_large(limit: int) -> ApiError:
