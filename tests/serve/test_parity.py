@@ -95,7 +95,9 @@ def test_a_folder_from_elsewhere_is_served_with_a_warning(kitchen, tmp_path: Pat
     for name in ("wyrmling.json", "probes.json", "probes.safetensors"):
         (folder / name).unlink()
     loaded = load_checked(find(folder))
-    assert "can't be checked" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "can't be checked" in said
+    assert "worse than guessing" in said, "its random weights are sure of wrong tokens"
     assert loaded.chat, "its chat template came with it"
     assert loaded.found.name == "elsewhere"
 

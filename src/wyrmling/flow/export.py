@@ -65,14 +65,16 @@ def _sound(model: Path) -> Stored:
     A folder that another program made has none; then what it says now is what the written model is compared with.
     """
     from wyrmling.model import folder, probes
+    from wyrmling.serve.parity import warn_unproven
     from wyrmling.tokenizer.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model)
     if folder.about(model) is not None:
         probes.replay(model, tokenizer=tokenizer)
         return probes.read(model)
-    warn(f"{model} has no stored probes, so it is not known whether it answers as it was trained to")
-    return probes.ask(folder.load(model), tokenizer, HARD_TEXTS)
+    loaded = folder.load(model)
+    warn_unproven(loaded, tokenizer, str(model))
+    return probes.ask(loaded, tokenizer, HARD_TEXTS)
 
 
 def _hf(model: Path, work: Path, quantize: Quantize | None, stored: Stored) -> Difference:

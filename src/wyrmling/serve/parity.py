@@ -10,9 +10,17 @@ from wyrmling.core.errors import CorruptArtifact, GateRefused
 from wyrmling.core.log import warn
 from wyrmling.core.store import folder_digest
 from wyrmling.model import folder as model_folder
-from wyrmling.model import probes
+from wyrmling.model import probes, sanity
+from wyrmling.model.heads import Model
 from wyrmling.model.quantize import quantize_checked
 from wyrmling.serve.loaded import Found, Loaded, load
+from wyrmling.tokenizer.tokenizer import Tokenizer
+
+PLAIN_TEXTS = (
+    "Once upon a time there was a little girl who lived with her mother in a small house near the river.",
+    "The train leaves at nine in the morning. If you miss it, you can take the bus that comes an hour later.",
+    "He said that he did not know what to do, but that he would try to find out and tell us soon.",
+)
 
 
 def load_checked(found: Found, *, device: str = "cpu", quantize: Quantize | None = None) -> Loaded:
@@ -27,7 +35,7 @@ def load_checked(found: Found, *, device: str = "cpu", quantize: Quantize | None
         _check_files(found)
         loaded = load(found, device=device)
         if model_folder.about(found.folder) is None:
-            warn(f"{found.name} was not made by wyrmling and has no stored probes: its answers can't be checked")
+            warn_unproven(loaded.model, loaded.tokenizer, found.name)
         else:
             probes.replay(found.folder, loaded.model, tokenizer=loaded.tokenizer)
         if quantize is not None:
@@ -35,6 +43,20 @@ def load_checked(found: Found, *, device: str = "cpu", quantize: Quantize | None
     except CorruptArtifact as error:
         raise GateRefused(f"this model is not served: {error.what}", where=error.where, fix=error.fix) from error
     return loaded
+
+
+def warn_unproven(model: Model, tokenizer: Tokenizer, name: str) -> None:
+    """Say what is not known of a model that another program made, and when it reads plain English worse than a guess.
+
+    That is no proof: it may be made for proteins or music. Training, which knows the texts it is for, refuses it.
+    """
+    warn(f"{name} was not made by wyrmling and has no stored probes: its answers can't be checked")
+    if model.head_name != "next":
+        return
+    try:
+        sanity.check(model, [tokenizer.prompt(text) for text in PLAIN_TEXTS])
+    except GateRefused as error:
+        warn(f"unless {name} was made for texts unlike plain English, it is broken: {error.what}; {error.fix}")
 
 
 def _check_files(found: Found) -> None:
