@@ -89,6 +89,12 @@ class Source(Section):
     """The column that holds the response or answer."""
     messages: str | None = None
     """The column that holds a list of {role, content} messages."""
+    chosen: str | None = None
+    """The column that holds the better of two answers, as text or as a conversation that ends with it."""
+    rejected: str | None = None
+    """The column that holds the other answer."""
+    rating: str | None = None
+    """The column that says whether the answer is good: true or false, 1 or 0, up or down."""
     words: str | None = None
     """The column that holds a list of words, for tagging."""
     tags: str | None = None
@@ -112,8 +118,12 @@ class Source(Section):
             raise ValueError("url and query belong together")
         if (self.words is None) != (self.tags is None):
             raise ValueError("words and tags belong together")
-        if (self.prompt is None) != (self.response is None):
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("chosen and rejected belong together")
+        if (self.prompt is None) != (self.response is None) and self.chosen is None:
             raise ValueError("prompt and response belong together")
+        if self.rating is not None and self.response is None and self.messages is None:
+            raise ValueError("rating needs the answer that is rated: prompt and response, or messages")
         return self
 
 
@@ -229,9 +239,14 @@ class Model(Section):
     """Size of the feed-forward layer. None: about 8/3 of the width."""
     context: int | None = Field(default=None, ge=8)
     """The longest text in tokens. None: from the lengths in the training data."""
+    tied: bool | None = None
+    """The embedding is also the output matrix. None: as preset and size have it."""
+    zero_init: bool = True
+    """Output matrices of attention and feed-forward layers start at zero, so that each block starts as the identity."""
 
 
 TrainMethod = Literal["full", "freeze", "probe", "lora", "qlora"]
+OptimizerName = Literal["muon", "adamw", "adamw_8bit", "sgd"]
 
 
 class Freeze(Section):
@@ -263,6 +278,13 @@ class Lora(Section):
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(_tuple)]
 
+# Settings that only some objectives use.
+_OF_OBJECTIVES: dict[str, tuple[TrainObjective, ...]] = {
+    "class_weights": ("classify", "tag"),
+    "replay": ("causal", "masked", "sft"),
+    "fim_rate": ("causal",),
+}
+
 
 class TrainStep(Section):
     """One training step; each starts from the model of the one before."""
@@ -285,10 +307,17 @@ class TrainStep(Section):
     """Tokens per optimizer step. None: derived."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward pass; a smaller value needs less memory and gives the same result. None: derived."""
-    optimizer: Literal["muon", "adamw"] | None = None
-    """muon (matrices; AdamW for the rest) or adamw. None: muon when training from scratch."""
+    optimizer: OptimizerName | None = None
+    """muon (matrices; AdamW for the rest), adamw, adamw_8bit (moments of a byte; GPU only) or sgd (momentum 0.9). None:
+    muon when training from scratch."""
     lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the matrices; other groups keep their ratio to it. None: derived."""
+    embedding_lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the token embedding. None: in a derived ratio to lr."""
+    head_lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the output matrix. None: in a derived ratio to lr."""
+    scalar_lr: float | None = Field(default=None, gt=0)
+    """Peak learning rate of norms and biases. None: that of the output matrix."""
     schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
     """How the learning rate falls: wsd (warm up, hold, decay), cosine, linear or constant."""
     warmup: float = Field(default=0.05, ge=0, le=1)
@@ -302,9 +331,25 @@ class TrainStep(Section):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Share of hidden values dropped while training. None: 0.1 for classify and tag, else 0."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target probability spread over all classes (classify and tag)."""
+    """Share of the target probability spread over all classes, or over all tokens (not for preference)."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Factors of the loss of each label or tag (classify, tag): "balanced" gives all labels the same weight in sum, a
+    table names some, the others have 1. None: all rows weigh the same."""
+    neftune: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings while training (NEFTune's alpha, usually 5 to 15); 0: none."""
+    isolate: bool = True
+    """Documents do not see each other. False: they are laid end to end in rows of one context, and do."""
+    replay: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """Share of each step's tokens that comes from some sources, such as {general = 0.2}, so that what a model could do
+    before is not forgotten; epochs are counted over the other sources."""
+    fim_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of the texts that the causal objective rearranges, to learn to fill in the middle."""
+    fim_spm_rate: float = Field(default=0.5, ge=0, le=1)
+    """Of these, the share that is shown as suffix, prefix, middle; the others are prefix, suffix, middle."""
     mask_rate: float = Field(default=0.3, gt=0, lt=1)
     """Share of tokens hidden by the masked objective."""
+    whole_words: bool = True
+    """The masked objective hides whole words, not single tokens of them."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Optimizer steps between two looks at the validation rows. None: about ten looks per run."""
     patience: int | None = Field(default=None, ge=1)
@@ -315,6 +360,22 @@ class TrainStep(Section):
     """Resumable checkpoints kept while training."""
     track: Trackers = ()
     """Also write the figures of steps.jsonl for tensorboard, mlflow or wandb, below `runs/track`; nothing is sent."""
+
+    @property
+    def learned_sources(self) -> tuple[str, ...] | None:
+        """The sources of `sources` and `replay` together. None: every one."""
+        return None if self.sources is None else (*self.sources, *self.replay)
+
+    @model_validator(mode="after")
+    def _settings_of_the_objective(self) -> TrainStep:
+        for name, objectives in _OF_OBJECTIVES.items():
+            if name in self.model_fields_set and getattr(self, name) and self.objective not in objectives:
+                raise ValueError(f"{name} is set, but the objective is {self.objective!r}, which does not use it")
+        if sum(self.replay.values()) >= 1:
+            raise ValueError("the shares of replay leave nothing for the other sources")
+        if both := set(self.replay) & set(self.sources or ()):
+            raise ValueError(f"{sorted(both)[0]!r} is in sources and in replay")
+        return self
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> TrainStep:
@@ -436,11 +497,11 @@ class Settings(Section):
                 'but model.base is "scratch"'
             )
         for step in self.train:
-            for source in step.sources or ():
+            named = [("sources", source) for source in step.sources or ()] + [("replay", s) for s in step.replay]
+            for setting, source in named:
                 if source not in self.data.sources:
-                    raise ValueError(
-                        f"train.{step.name}.sources names {source!r}, but data.sources has {sorted(self.data.sources)}"
-                    )
+                    known = sorted(self.data.sources)
+                    raise ValueError(f"train.{step.name}.{setting} names {source!r}, but data.sources has {known}")
         return self
 
 

@@ -174,11 +174,8 @@ def test_alpaca_with_history_gives_all_turns() -> None:
     ]
 
 
-@pytest.mark.parametrize("columns", [["chosen", "rejected"], ["instruction", "input", "output", "chosen", "rejected"]])
-def test_preference_pairs_are_refused_with_the_setting_that_reads_them(columns: list[str]) -> None:
-    with pytest.raises(BadInput, match=r'(?s)preference pairs.*response = "chosen"'):
-        find_shape("s", source(), columns, "x.json")
-    shape = find_shape("s", source(messages="chosen"), columns, "x.json")
+def test_the_better_answers_alone_are_read_when_the_settings_say_so() -> None:
+    shape = find_shape("s", source(messages="chosen"), ["chosen", "rejected"], "x.json")
     assert (shape.kind, shape.messages) == ("conversation", "chosen")
 
 
@@ -191,3 +188,61 @@ def test_what_the_names_of_columns_were_taken_for_is_said_and_named_columns_are_
     assert 'prompt = "question", response = "answer", system = "system"' in capsys.readouterr().err
     find_shape("a", Source(path="a.csv", text="Text"), ["Text", "category"], "a.csv")
     assert capsys.readouterr().err == ""
+
+
+ASKED = {"role": "user", "content": "Is 7 prime?"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Is 7 prime?", "chosen": "Yes.", "rejected": "No."},
+        {"instruction": "Is 7 prime?", "input": "", "output": "Sure.", "chosen": "Yes.", "rejected": "No."},
+        {
+            "prompt": [ASKED],
+            "chosen": [{"role": "assistant", "content": "Yes."}],
+            "rejected": {"from": "gpt", "value": "No."},
+        },
+        {
+            "chosen": [ASKED, {"role": "assistant", "content": "Yes."}],
+            "rejected": [ASKED, {"from": "gpt", "value": "No."}],
+        },
+        {"chosen": "\n\nHuman: Is 7 prime?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Is 7 prime?\n\nAssistant: No."},
+    ],
+)
+def test_preference_pairs_in_all_their_forms_are_the_same_pair(row: dict[str, object]) -> None:
+    shape = find_shape("s", source(), list(row), "x.json")
+    filled = fill(Row("s", "x:1", "json", "document"), shape, row)
+    assert filled.kind == "pair"
+    assert [tuple(message) for message in filled.messages] == [
+        ("user", "Is 7 prime?"),
+        ("assistant", "Yes."),
+        ("assistant", "No."),
+    ]
+
+
+def test_pairs_that_part_before_their_answers_or_have_no_question_are_misfits() -> None:
+    for row, reason in (
+        ({"chosen": "Yes.", "rejected": "No."}, "without the question"),
+        (
+            {"chosen": "\n\nHuman: A\n\nAssistant: Yes.", "rejected": "\n\nHuman: B\n\nAssistant: No."},
+            "differ before their last answer",
+        ),
+    ):
+        with pytest.raises(Misfit, match=reason):
+            fill(Row("s", "x:1", "json", "document"), find_shape("s", source(), list(row), "x.json"), row)
+
+
+@pytest.mark.parametrize(("cell", "label"), [(True, "good"), ("0", "bad"), (-1, "bad"), ("Up", "good"), ("👎", "bad")])
+def test_a_rated_answer_is_good_or_bad(cell: object, label: str) -> None:
+    row = {"question": "Is 7 prime?", "answer": "Yes.", "thumb": cell}
+    named = source(prompt="question", response="answer", rating="thumb")
+    filled = fill(Row("s", "x:1", "json", "document"), find_shape("s", named, list(row), "x.json"), row)
+    assert (filled.kind, filled.label, len(filled.messages)) == ("rating", label, 2)
+
+
+def test_a_rating_that_is_no_yes_or_no_is_a_misfit() -> None:
+    row = {"messages": [ASKED], "stars": 4}
+    shape = find_shape("s", source(messages="messages", rating="stars"), list(row), "x.json")
+    with pytest.raises(Misfit, match="true or false, 1 or 0"):
+        fill(Row("s", "x:1", "json", "document"), shape, row)

@@ -10,10 +10,10 @@ from wyrmling.train.cross_entropy import cross_entropy_sum
 
 @pytest.mark.parametrize("ignored", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("cap", [None, 1.5])
+@pytest.mark.parametrize(("cap", "smoothing"), [(None, 0.0), (1.5, 0.0), (None, 0.2), (1.5, 0.2)])
 @pytest.mark.parametrize("rows", [1, 7, 64, 65])
 def test_loss_and_gradients_are_those_of_torch(
-    rows: int, cap: float | None, with_bias: bool, ignored: float, monkeypatch: pytest.MonkeyPatch
+    rows: int, cap: float | None, smoothing: float, with_bias: bool, ignored: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", 16)
     generator = torch.Generator().manual_seed(rows)
@@ -25,10 +25,12 @@ def test_loss_and_gradients_are_those_of_torch(
     inputs = [hidden, weight] + ([bias] if bias is not None else [])
     ours = [tensor.clone().requires_grad_() for tensor in inputs]
     theirs = [tensor.clone().requires_grad_() for tensor in inputs]
-    loss, count = cross_entropy_sum(ours[0], ours[1], targets, ours[2] if with_bias else None, cap=cap)
+    loss, count = cross_entropy_sum(
+        ours[0], ours[1], targets, ours[2] if with_bias else None, cap=cap, smoothing=smoothing
+    )
     logits = F.linear(*theirs)
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    judge = F.cross_entropy(logits, targets, reduction="sum")
+    judge = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     assert count == int((targets != -100).sum())
     torch.testing.assert_close(loss, judge, rtol=1e-12, atol=1e-12)
     # a scaled loss, so that the incoming gradient is not 1

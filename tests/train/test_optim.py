@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from wyrmling.config import OptimizerName
 from wyrmling.core.errors import CorruptArtifact
-from wyrmling.train.optim import SCHEDULES, Group, Optimizer, clip, orthogonalise, wsd
+from wyrmling.model.heads import Model, stacked_parts
+from wyrmling.model.transformer import ModelConfig
+from wyrmling.train.optim import SCHEDULES, Group, Optimizer, clip, orthogonalise, parameter_groups, wsd
 
 SHAPES = {"a": (6, 6), "b": (12, 5), "c": (12, 5), "bias": (7,)}
 
@@ -160,3 +163,58 @@ def test_wsd_holds_then_falls() -> None:
     values = [wsd(step, 100, warmup=10, decay=20) for step in range(1, 101)]
     assert values[10:80] == [1.0] * 70
     assert values[80] == 1.0 and values[-1] == pytest.approx(1 / 20)
+
+
+def test_sgd_is_torch_sgd_and_continues_exactly() -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = Optimizer([Group("all", "sgd", ours, lr=0.1, weight_decay=0.01)])
+    judge = torch.optim.SGD(theirs.values(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for step in range(10):
+        set_gradients(ours, step)
+        set_gradients(theirs, step)
+        optimizer.step(1.0)
+        judge.step()
+        if step == 4:
+            saved = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+            optimizer = Optimizer([Group("all", "sgd", ours, lr=0.1, weight_decay=0.01)])
+            optimizer.load(saved)
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=0, atol=1e-6)
+
+
+def test_moments_of_a_byte_nearly_follow_adamw_and_continue_exactly() -> None:
+    def large(seed: int) -> dict[str, nn.Parameter]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"large": nn.Parameter(torch.randn(64, 128, generator=generator))} | parameters(seed)
+
+    def made(values: dict[str, nn.Parameter], rule: OptimizerName) -> Optimizer:
+        return Optimizer([Group("all", rule, values, lr=0.01, weight_decay=0.1)])
+
+    ours, broken, wide = large(0), large(0), large(0)
+    optimizer, interrupted, judge = made(ours, "adamw_8bit"), made(broken, "adamw_8bit"), made(wide, "adamw")
+    for step in range(8):
+        for values, rule in ((ours, optimizer), (broken, interrupted), (wide, judge)):
+            set_gradients(values, step)
+            rule.step(1.0)
+        if step == 3:
+            saved = {name: tensor.clone() for name, tensor in interrupted.state().items()}
+            assert saved["adamw_8bit.large.state1"].dtype == torch.uint8
+            interrupted = made(broken, "adamw_8bit")
+            interrupted.load(saved)
+    for name, parameter in ours.items():
+        assert parameter.equal(broken[name])
+        # eight steps of 0.01: a hundredth of the way is lost to rounding
+        torch.testing.assert_close(parameter, wide[name], rtol=0, atol=0.01)
+        assert not parameter.equal(large(0)[name])
+
+
+@pytest.mark.parametrize("rule", ["muon", "adamw", "sgd"])
+def test_each_group_has_the_rate_that_was_asked_for(rule: OptimizerName) -> None:
+    model = Model(ModelConfig("qwen3", 64, 32, 1, 2, 2, 16, 48, 32), "next")
+    rates = {"lr": 0.02, "embedding_lr": 0.3, "head_lr": 0.004, "scalar_lr": 0.001}
+    groups = parameter_groups(
+        dict(model.named_parameters()), rule=rule, weight_decay=0.1, parts=stacked_parts(model), **rates
+    )
+    assert [group.lr for group in groups] == list(rates.values())
+    assert [group.rule for group in groups] == [rule, *["adamw" if rule == "muon" else rule] * 3]
+    assert sum(len(group.parameters) for group in groups) == len(dict(model.named_parameters()))

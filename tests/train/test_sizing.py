@@ -9,6 +9,7 @@ import pytest
 
 from wyrmling import config
 from wyrmling.config import Settings, TrainStep
+from wyrmling.core.errors import BadSetting
 from wyrmling.train.sizing import Derived, Facts, Shape, SourceFacts, derive_model, derive_step
 
 BANKING77 = Facts(
@@ -193,3 +194,42 @@ def test_a_probe_takes_large_steps_many_passes_and_no_noise() -> None:
     assert passes[1] == pytest.approx(10 * passes[0], rel=0.01)
     # hidden words are what the masked objective is about
     assert method("probe", "masked").token_noise > 0
+
+
+def test_rates_of_groups_are_derived_or_as_asked() -> None:
+    shape = derive_model(settings("complete"), (step("causal"),), STORIES)
+    derived = derive_step(settings("complete"), step("causal"), shape, STORIES, scratch=True, first=True)
+    names = ("lr", "embedding_lr", "head_lr", "scalar_lr")
+    assert all(name in derived.reasons for name in names)
+    asked = dict(zip(names, (0.01, 0.2, 0.003, 0.004), strict=True))
+    chosen = derive_step(settings("complete"), step("causal", **asked), shape, STORIES, scratch=True, first=True)
+    assert [getattr(chosen, name) for name in names] == list(asked.values())
+    assert not any(name in chosen.reasons for name in names)
+
+
+def test_an_optimizer_for_gpus_is_refused_on_a_cpu() -> None:
+    asked = settings("complete")
+    shape = derive_model(asked, (step("causal"),), STORIES)
+    eight = step("causal", optimizer="adamw_8bit")
+    with pytest.raises(BadSetting, match="needs a GPU"):
+        derive_step(asked, eight, shape, STORIES, scratch=True, first=True)
+    derived = derive_step(asked, eight, shape, replace(STORIES, device="cuda"), scratch=True, first=True)
+    assert derived.optimizer == "adamw_8bit"
+
+
+def test_tied_or_not_is_as_asked() -> None:
+    for tied in (True, False):
+        assert derive_model(settings("complete", tied=tied), (step("causal"),), STORIES).tied == tied
+
+
+def test_replay_takes_its_share_of_the_steps() -> None:
+    both = Facts(
+        sources=(*STORIES.sources, SourceFacts("general", "document", 9000, 9 * 10**6, 800, 500)), vocab_size=64
+    )
+    shape = derive_model(settings("complete"), (step("causal"),), STORIES)
+    numbers = {"epochs": 2, "batch_tokens": 1000}
+    alone, mixed = (
+        derive_step(settings("complete"), one, shape, both, scratch=True, first=True)
+        for one in (step("causal", sources=["s"], **numbers), step("causal", replay={"general": 0.2}, **numbers))
+    )
+    assert alone.steps == round(2 * 399_761 / 1000) and mixed.steps == round(2 * 399_761 / 800)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-Kind = Literal["document", "labelled", "tagged", "conversation"]
+Kind = Literal["document", "labelled", "tagged", "conversation", "pair", "rating"]
 SplitName = Literal["train", "val", "test"]
 Verdict = Literal["kept", "changed", "dropped", "error"]
 
@@ -21,13 +21,16 @@ EXAMPLE_SCHEMA = pa.schema(
         ("row_id", pa.string()),  # 16 hexadecimal digits, stable over reruns
         ("source", pa.string()),  # name under data.sources
         ("origin", pa.string()),  # where a person finds it: "data/tickets.csv:12", "guide.pdf page 3"
-        ("kind", pa.string()),  # document | labelled | tagged | conversation
+        ("kind", pa.string()),  # document | labelled | tagged | conversation | pair | rating
         ("split", pa.string()),  # train | val | test
         ("text", pa.string()),  # document, labelled; for tagged the words joined by spaces
         ("label", pa.string()),  # labelled
         ("words", pa.list_(pa.string())),  # tagged
         ("tags", pa.list_(pa.string())),  # tagged, BIO, one per word
-        ("messages", pa.list_(MESSAGE)),  # conversation
+        ("messages", pa.list_(MESSAGE)),  # conversation, rating; for a pair the turns before the answers
+        ("chosen", pa.string()),  # pair: the better answer
+        ("rejected", pa.string()),  # pair: the other one
+        ("rating", pa.bool_()),  # rating: whether the last answer was called good
         ("cluster", pa.string()),  # near-duplicate cluster, null when alone
         ("licence", pa.string()),  # of the source, null when it names none
     ]

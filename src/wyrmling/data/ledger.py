@@ -10,7 +10,7 @@ from typing import Any
 
 from wyrmling.core.records import EXAMPLE_SCHEMA, LEDGER_SCHEMA
 from wyrmling.data.labels import Finding
-from wyrmling.data.rows import Row
+from wyrmling.data.rows import TALKS, Row
 from wyrmling.data.stored import Stored, load_shard
 
 
@@ -50,7 +50,8 @@ def _table(values: list[dict[str, Any]], schema: Any) -> Any:
 
 def _example(row: Row, full: Row, licences: Mapping[str, str | None]) -> dict[str, Any]:
     """What was decided about a row, its texts, and the licence of its source."""
-    tagged, talk = row.kind == "tagged", row.kind == "conversation"
+    tagged, talk, pair = row.kind == "tagged", row.kind in TALKS, row.kind == "pair"
+    messages = [{"role": m.role, "content": m.content} for m in full.messages]
     return {
         "row_id": row.row_id,
         "source": row.source,
@@ -58,10 +59,13 @@ def _example(row: Row, full: Row, licences: Mapping[str, str | None]) -> dict[st
         "kind": row.kind,
         "split": row.split,
         "text": None if talk else full.body,
-        "label": row.label,
+        "label": None if row.kind == "rating" else row.label,
         "words": full.words if tagged else None,
         "tags": row.tags if tagged else None,
-        "messages": [{"role": m.role, "content": m.content} for m in full.messages] if talk else None,
+        "messages": (messages[:-2] if pair else messages) if talk else None,
+        "chosen": messages[-2]["content"] if pair else None,
+        "rejected": messages[-1]["content"] if pair else None,
+        "rating": row.label == "good" if row.kind == "rating" else None,
         "cluster": row.cluster,
         "licence": licences.get(row.source),
     }
@@ -136,6 +140,7 @@ REASONS = {
     "no_label": "it has no label",
     "no_answer": "the conversation has no answer",
     "no_prompt": "the conversation has no question",
+    "no_difference": "the chosen and the rejected answer are the same",
     "bad_tags": "it has a tag that is neither O nor B- nor I-",
     "unreadable": "it can't be read",
     "review": "the label review says drop",

@@ -216,7 +216,7 @@ def _table(reading: _Reading, content: Content, family: str, table: Table, shape
 
 
 def _named_columns(source: Source) -> str | None:
-    names = ("text", "label", "prompt", "response", "messages", "words", "tags")
+    names = ("text", "label", "prompt", "response", "messages", "chosen", "rejected", "rating", "words", "tags")
     return next((name for name in names if source.model_dump()[name] is not None), None)
 
 

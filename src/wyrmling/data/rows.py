@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from wyrmling.core.records import Kind, SplitName, Verdict
 
+# Kinds whose text is in messages.
+TALKS: tuple[Kind, ...] = ("conversation", "pair", "rating")
+
 
 class Message(NamedTuple):
     role: str
@@ -20,6 +23,8 @@ class Message(NamedTuple):
 @dataclass(slots=True)
 class Row:
     """One record of a source. Which of text, words and messages is filled depends on `kind`.
+
+    The messages of a pair end with its two answers, the chosen one first; the label of a rating is "good" or "bad".
 
     family    the format it came from: csv, pdf, sql ... (cleaning depends on it)
     identity  16 bytes, equal for rows of one source with the same content as read; see `identify`
@@ -77,7 +82,7 @@ class Row:
         """All text of the row, for finding duplicates."""
         if self.kind == "tagged":
             return " ".join(self.words)
-        if self.kind == "conversation":
+        if self.kind in TALKS:
             return "\n".join(message.content for message in self.messages)
         return self.text
 
@@ -85,7 +90,7 @@ class Row:
         """The texts that cleaning and masking rewrite one by one."""
         if self.kind == "tagged":
             return self.words
-        if self.kind == "conversation":
+        if self.kind in TALKS:
             return [message.content for message in self.messages]
         return [self.text]
 
@@ -93,7 +98,7 @@ class Row:
         """Put rewritten texts back, in the order of `pieces()`."""
         if self.kind == "tagged":
             self.words = pieces
-        elif self.kind == "conversation":
+        elif self.kind in TALKS:
             roles = [message.role for message in self.messages]
             self.messages = [Message(role, piece) for role, piece in zip(roles, pieces, strict=True)]
         else:

@@ -13,7 +13,8 @@ from wyrmling.config import Source
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import say
 from wyrmling.core.records import Kind
-from wyrmling.data.rows import Message, Row
+from wyrmling.data import preferences
+from wyrmling.data.rows import TALKS, Message, Row
 
 # Column names that leave no doubt, in lower case.
 TEXT = ("text", "message", "content", "body", "sentence", "utterance", "document", "review", "comment")
@@ -31,6 +32,9 @@ PAIRS = (
     ("query", "response"),
     ("input", "output"),
 )
+
+# Columns before two answers.
+PROMPT = ("prompt", "question", "instruction", "query")
 
 AMBIGUOUS = "more than one reading of the columns is possible"
 
@@ -68,6 +72,9 @@ class Shape(NamedTuple):
     tools: str | None = None
     system: str | None = None
     history: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    rating: str | None = None
 
 
 class Misfit(Exception):
@@ -89,7 +96,7 @@ def find_shape(name: str, source: Source, columns: Sequence[str], where: str) ->
     twice = [column for column in used if any(re.fullmatch(re.escape(column) + r" \(\d+\)", c) for c in columns)]
     if twice:
         raise BadInput(f"several columns are named {twice[0]!r}", where=where, fix="rename them, so that it is clear")
-    if shape.kind != "conversation":
+    if shape.kind not in TALKS:
         return _told(shape, source, columns, where)
     beside = {"tools": TOOLS if shape.messages else (), "system": SYSTEM, "history": ("history",)}
     found = {key: next((lower[n] for n in names if n in lower), None) for key, names in beside.items()}
@@ -109,10 +116,13 @@ def _find(name: str, source: Source, columns: Sequence[str], where: str) -> Shap
     for key, column in named.items():
         if column not in columns:
             raise _missing(name, key, column, columns, where)
+    if source.chosen is not None:
+        return Shape("pair", prompt=source.prompt, chosen=source.chosen, rejected=source.rejected)
+    talk: Kind = "conversation" if source.rating is None else "rating"
     if source.messages is not None:
-        return Shape("conversation", messages=source.messages)
+        return Shape(talk, messages=source.messages, rating=source.rating)
     if source.prompt is not None:
-        return Shape("conversation", prompt=source.prompt, response=source.response)
+        return Shape(talk, prompt=source.prompt, response=source.response, rating=source.rating)
     if source.words is not None:
         return Shape("tagged", words=source.words, tags=source.tags)
     if source.text is not None:
@@ -126,6 +136,9 @@ _SETTINGS: dict[str, Callable[[Source], str | None]] = {
     "prompt": lambda source: source.prompt,
     "response": lambda source: source.response,
     "messages": lambda source: source.messages,
+    "chosen": lambda source: source.chosen,
+    "rejected": lambda source: source.rejected,
+    "rating": lambda source: source.rating,
     "words": lambda source: source.words,
     "tags": lambda source: source.tags,
 }
@@ -160,12 +173,9 @@ def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Sh
         texts = [column for column in have if column != source.label] or (rest if len(rest) == 1 else [])
         shapes = [Shape("labelled", text=column, label=source.label) for column in texts]
     elif {"chosen", "rejected"} <= lower.keys():
-        raise BadInput(
-            "chosen and rejected answers are preference pairs, which no objective learns from yet",
-            where=where,
-            fix=f"to learn from the better answers alone, name them in data.sources.{name}: "
-            'messages = "chosen" for lists of messages, or prompt = "..." and response = "chosen"',
-        )
+        prompt = next((lower[name] for name in PROMPT if name in lower), None)
+        context = lower.get("input") if prompt == lower.get("instruction") else None
+        shapes = [Shape("pair", prompt=prompt, context=context, chosen=lower["chosen"], rejected=lower["rejected"])]
     elif "instruction" in lower and "output" in lower:
         context = lower.get("input") or lower.get("context")
         shapes = [Shape("conversation", prompt=lower["instruction"], context=context, response=lower["output"])]
@@ -197,8 +207,8 @@ def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Sh
     raise BadInput(
         said,
         where=where,
-        fix=f"name them in data.sources.{name}: text (and label), or prompt and response, or messages, "
-        f"or words and tags. The columns are: {_list(columns)}",
+        fix=f"name them in data.sources.{name}: text (and label), or prompt and response, or messages (and rating), "
+        f"or chosen and rejected, or words and tags. The columns are: {_list(columns)}",
     )
 
 
@@ -210,18 +220,48 @@ def fill(row: Row, shape: Shape, cells: dict[str, Any]) -> Row:
         row.tags = _strings(cells, shape.tags)
         if len(row.words) != len(row.tags):
             raise Misfit(f"{len(row.words)} words but {len(row.tags)} tags")
+    elif shape.chosen is not None and shape.rejected is not None:
+        row.messages = _pair(cells, shape, shape.chosen, shape.rejected)
     elif shape.messages is not None:
         row.messages = [*_before(cells, shape), *_messages(cells.get(shape.messages), shape.messages)]
     elif shape.prompt is not None and shape.response is not None:
-        prompt, response = cell(cells, shape.prompt), cell(cells, shape.response)
-        context = cell(cells, shape.context) if shape.context and shape.context in cells else None
-        user = "\n\n".join(part for part in (prompt, context) if part and part.strip())
-        row.messages = [*_before(cells, shape), Message("user", user), Message("assistant", response or "")]
+        response = cell(cells, shape.response) or ""
+        row.messages = [*_before(cells, shape), *_prompt(cells, shape), Message("assistant", response)]
     elif shape.text is not None:
         row.text = cell(cells, shape.text) or ""
         if shape.label is not None:
             row.label = (cell(cells, shape.label) or "").strip() or None
+    if shape.rating is not None:
+        row.label = "good" if _clear(preferences.good, cell(cells, shape.rating), shape.rating) else "bad"
     return row
+
+
+def _prompt(cells: dict[str, Any], shape: Shape) -> list[Message]:
+    """The question of a row, with its context; a list of messages is more than one turn."""
+    if shape.prompt is None or shape.prompt not in cells:
+        return []
+    if isinstance(cells[shape.prompt], list):
+        return _messages(cells[shape.prompt], shape.prompt)
+    context = cell(cells, shape.context) if shape.context and shape.context in cells else None
+    parts = (cell(cells, shape.prompt), context)
+    return [Message("user", "\n\n".join(part for part in parts if part and part.strip()))]
+
+
+def _pair(cells: dict[str, Any], shape: Shape, chosen: str, rejected: str) -> list[Message]:
+    """The turns before two answers, and the answers."""
+    asked = [*_before(cells, shape), *_prompt(cells, shape)]
+    turns: list[Message] = _clear(
+        preferences.pair, asked, cells.get(chosen), cells.get(rejected), lambda cell: _messages(cell, chosen)
+    )
+    return turns
+
+
+def _clear(read: Callable[..., Any], *cells: Any) -> Any:
+    """What `read` makes of some cells. Raises Misfit when they are unclear."""
+    try:
+        return read(*cells)
+    except preferences.Unclear as error:
+        raise Misfit(str(error)) from error
 
 
 def cell(cells: dict[str, Any], column: str) -> str | None:

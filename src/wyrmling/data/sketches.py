@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIDTH = BANDS * BAND_ROWS
 # Below this many words two different texts share too few shingles to judge. For rows that are only kept together, and
 # not dropped, a looser bound does no harm. (assumptions)
-MIN_WORDS = {"document": 20, "labelled": 8, "tagged": 8, "conversation": 8}
+MIN_WORDS = {"document": 20, "labelled": 8, "tagged": 8, "conversation": 8, "pair": 8, "rating": 8}
 # Signatures are read in pieces of so many rows, 15 MB.
 ROWS_AT_ONCE = 32_768
 

@@ -16,7 +16,7 @@ from wyrmling.data.filters import RESTORABLE, broken_rules
 from wyrmling.data.language import UNKNOWN, language_of
 from wyrmling.data.language import check as check_languages
 from wyrmling.data.pii import mask_row
-from wyrmling.data.rows import Row
+from wyrmling.data.rows import TALKS, Message, Row
 from wyrmling.data.shapes import join_turns
 
 
@@ -71,7 +71,7 @@ def make_whole(rows: Sequence[Row], clean: Clean) -> None:
         if row.label is not None:
             row.label = repair_surrogates(row.label)
         row.tags = [repair_surrogates(tag) for tag in row.tags]
-        if row.kind == "conversation" and (turns := join_turns(row.messages)) != row.messages:
+        if row.kind in TALKS and (turns := _whole_turns(row)) != row.messages:
             row.messages = turns
             row.change("turns")
         if row.family == "pdf" and clean.unicode:
@@ -133,10 +133,22 @@ def _hollow(row: Row) -> str | None:
         return "empty"
     if row.kind == "labelled" and row.label is None:
         return "no_label"
-    if row.kind == "conversation":
+    if row.kind in TALKS:
         roles = [message.role for message in row.messages]
-        if "assistant" not in roles:
+        answers = [message.content.strip() for message in row.messages[-2:]]
+        if "assistant" not in roles or (row.kind == "pair" and not all(answers)):
             return "no_answer"
         if "user" not in roles:
             return "no_prompt"
+        if row.kind == "rating" and roles[-1] != "assistant":
+            return "no_answer"
+        if row.kind == "pair" and answers[0] == answers[1]:
+            return "no_difference"
     return None
+
+
+def _whole_turns(row: Row) -> list[Message]:
+    """The messages with neighbouring turns of one role joined; the two answers of a pair stay apart."""
+    if row.kind != "pair":
+        return join_turns(row.messages)
+    return [*join_turns(row.messages[:-2]), *row.messages[-2:]]

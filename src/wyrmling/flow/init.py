@@ -31,7 +31,9 @@ SOURCE = """
 # What rows of each kind are most likely there for.
 # Records that are read to tell the task.
 LOOKED_AT = 10_000
-TASKS = {"document": "complete", "labelled": "classify", "tagged": "tag", "conversation": "chat"}
+TASKS = {"document": "complete", "labelled": "classify", "tagged": "tag"} | dict.fromkeys(
+    ("conversation", "pair", "rating"), "chat"
+)
 
 EMPTY_SOURCE = 'path = "data/*"      # csv json jsonl parquet txt md html pdf conll; or url and query for a database'
 

@@ -17,7 +17,18 @@ from wyrmling.train.forecast import Forecast, Pricing, Range
 from wyrmling.train.sizing import Derived, Shape
 
 # The derived numbers that a reader may want to set, by step.
-STEP_NUMBERS = ("steps", "batch_tokens", "micro_batch_tokens", "optimizer", "lr", "dropout", "weight_decay")
+STEP_NUMBERS = (
+    "steps",
+    "batch_tokens",
+    "micro_batch_tokens",
+    "optimizer",
+    "lr",
+    "embedding_lr",
+    "head_lr",
+    "scalar_lr",
+    "dropout",
+    "weight_decay",
+)
 SHAPE_NUMBERS = ("family", "layers", "width", "heads", "ffn", "context")
 
 

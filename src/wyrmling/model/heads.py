@@ -112,10 +112,13 @@ class Model(nn.Module):
     head       next | masked | classes | tags | embed
     n_classes  classes or tags; not used by the other heads
     seed       of the starting weights. None leaves them as allocated, for weights that are loaded next
+    zero_init  every block starts as the identity
     Raises     BadSetting when the family and the head do not fit
     """
 
-    def __init__(self, config: ModelConfig, head: HeadName, n_classes: int = 0, *, seed: int | None = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, head: HeadName, n_classes: int = 0, *, seed: int | None = 0, zero_init: bool = True
+    ) -> None:
         super().__init__()
         if head in ("classes", "tags") and n_classes < 2:
             raise BadSetting(f"the head {head!r} needs at least 2 classes, not {n_classes}")
@@ -127,7 +130,7 @@ class Model(nn.Module):
         self.packed_output: nn.Module | None = None
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
-            _start_body(self.body, generator)
+            _start_body(self.body, generator, zero_init=zero_init)
             _start_head(self, generator)
 
     @property
@@ -232,20 +235,29 @@ def with_head(
 
 
 @torch.no_grad()
-def _start_body(body: Transformer, generator: torch.Generator) -> None:
-    """Uniform input matrices, zero output matrices: every block starts as the identity."""
+def _start_body(body: Transformer, generator: torch.Generator, *, zero_init: bool) -> None:
+    """Uniform input matrices and zero output matrices, so that every block starts as the identity.
+
+    Without `zero_init` output matrices have the usual small spread (GPT-2): less, the more of them add up.
+    """
     config = body.config
+
+    def start_output(weight: Tensor) -> None:
+        weight.zero_()
+        if not zero_init:
+            weight.normal_(0.0, TIED_STD * (2 * config.layers) ** -0.5, generator=generator)
+
     for module in body.modules():
         if isinstance(module, Attention):
             _uniform(module.qkv.weight, config.width**-0.5, generator)
-            module.out.weight.zero_()
+            start_output(module.out.weight)
             for norm in (module.q_norm, module.k_norm):
                 if isinstance(norm, Norm):
                     norm.weight.fill_(QK_SCALE - 1 if norm.offset else QK_SCALE)
         elif isinstance(module, GatedFeedForward | FeedForward):
             first = module.gate_up if isinstance(module, GatedFeedForward) else module.up
             _uniform(first.weight, FFN_SCALE * config.width**-0.5, generator)
-            module.down.weight.zero_()
+            start_output(module.down.weight)
         elif isinstance(module, Experts):
             _uniform(module.router.weight, config.width**-0.5, generator)
         if isinstance(module, nn.Linear) and module.bias is not None:

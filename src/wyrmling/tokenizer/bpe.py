@@ -27,6 +27,8 @@ IM_END = "<|im_end|>"
 MASK = "<|mask|>"
 PAD = "<|pad|>"
 SPECIALS = (END_OF_TEXT, IM_START, IM_END, MASK, PAD)
+# Marks of texts whose middle is filled in; only where a step learns to.
+INFILL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
 
 # A longer document teaches the vocabulary little more, and one huge file must not outvote the rest (nanochat,
 # scripts/tok_train.py).
@@ -219,12 +221,15 @@ def _merge_up_to(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[byte
     return parts[0], parts[1]
 
 
-def build(vocabulary: Vocabulary, *, ends: bool = False, extra: Sequence[str] = ()) -> tokenizers.Tokenizer:
+def build(
+    vocabulary: Vocabulary, *, ends: bool = False, extra: Sequence[str] = (), infill: bool = False
+) -> tokenizers.Tokenizer:
     """The vocabulary as a `tokenizers` tokenizer, special tokens last.
 
     ends   True: a text encoded with special tokens is closed by an end-of-text as well as opened by one. That is how an
            encoder is trained; a decoder's prompt must stay open.
     extra  tokens of the user's own, each found wherever it stands in a text; their ids come before the special ones
+    infill True: with the special tokens of filling in the middle
     """
     vocab = {to_byte_level(token): rank for rank, token in enumerate(vocabulary.tokens)}
     merges = [(to_byte_level(left), to_byte_level(right)) for left, right in vocabulary.merges]
@@ -232,7 +237,8 @@ def build(vocabulary: Vocabulary, *, ends: bool = False, extra: Sequence[str] = 
     tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.pattern)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in extra])
-    tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False) for special in SPECIALS])
+    specials = (*SPECIALS, *(INFILL if infill else ()))
+    tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False) for special in specials])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A {END_OF_TEXT}" if ends else f"{END_OF_TEXT} $A",
         special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))],

@@ -129,9 +129,10 @@ def _draw(row: Example, purpose: str) -> float:
 
 
 def texts(row: Example) -> Iterator[str]:
-    """Every text of a row: of a conversation its messages, of all others their text."""
-    if row["kind"] == "conversation":
-        yield from (message["content"] for message in row["messages"] if message["content"])
+    """Every text of a row: of a conversation its messages, of a pair its two answers too, of all others their text."""
+    if row["messages"]:
+        said = [message["content"] for message in row["messages"]] + [row.get("chosen"), row.get("rejected")]
+        yield from (text for text in said if text)
     elif row["text"]:
         yield row["text"]
 
@@ -144,8 +145,9 @@ def chars(row: Example) -> int:
 def clip(row: Example, max_chars: int) -> Example:
     """The row with no more than `max_chars` characters in a text, and as many words."""
     clipped = dict(row)
-    if row["text"]:
-        clipped["text"] = row["text"][:max_chars]
+    for column in ("text", "chosen", "rejected"):
+        if row.get(column):
+            clipped[column] = row[column][:max_chars]
     if row["messages"]:
         clipped["messages"] = [
             {**said, "content": said["content"] and said["content"][:max_chars]} for said in row["messages"]

@@ -22,12 +22,14 @@ _SETTINGS = (CONFIG_FILE, TEMPLATE_FILE, "special_tokens_map.json")
 _FALLBACK_IDS = "config.json"
 
 
-def write(folder: Path, vocabulary: bpe.Vocabulary, *, ends: bool, extra: Sequence[str] = ()) -> None:
+def write(
+    folder: Path, vocabulary: bpe.Vocabulary, *, ends: bool, extra: Sequence[str] = (), infill: bool = False
+) -> None:
     """Write a new tokenizer folder that `tokenizers` and `transformers` load.
 
-    ends, extra  as in `bpe.build`
+    ends, extra, infill  as in `bpe.build`
     """
-    tokenizer = bpe.build(vocabulary, ends=ends, extra=extra)
+    tokenizer = bpe.build(vocabulary, ends=ends, extra=extra, infill=infill)
     write_durably(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -35,7 +37,7 @@ def write(folder: Path, vocabulary: bpe.Vocabulary, *, ends: bool, extra: Sequen
         "eos_token": bpe.END_OF_TEXT,
         "mask_token": bpe.MASK,
         "pad_token": bpe.PAD,
-        "additional_special_tokens": [bpe.IM_START, bpe.IM_END],
+        "additional_special_tokens": [bpe.IM_START, bpe.IM_END, *(bpe.INFILL if infill else ())],
         "clean_up_tokenization_spaces": False,
         "model_max_length": NO_LIMIT,
         "chat_template": chat.TEMPLATE,

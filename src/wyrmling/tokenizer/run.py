@@ -25,7 +25,7 @@ from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import SPLITS, STORE, row_pieces
 from wyrmling.tokenizer.writer import StoreWriter
 
-VERSION = 3
+VERSION = 4
 
 # Uncompressed bytes of examples.parquet that a shard is made of: what is encoded again after a crash.
 SHARD_BYTES = 256_000_000
@@ -83,7 +83,9 @@ def _shaping(project: Project, base: Path | None) -> dict[str, Any]:
     settings = project.settings.tokenizer.model_dump(mode="json")
     if base is not None:
         return {name: settings[name] for name in ("extend", "special_tokens")}
-    return {**settings, "ends": not any(step.objective in _OPEN_ENDED for step in project.steps)}
+    shaping = {**settings, "ends": not any(step.objective in _OPEN_ENDED for step in project.steps)}
+    # Named only where there is one, so that the tokenizers of other projects stay what they are.
+    return shaping | ({"infill": True} if any(step.fim_rate for step in project.steps) else {})
 
 
 def _check(project: Project, base: Path | None) -> None:
@@ -104,7 +106,7 @@ def _check(project: Project, base: Path | None) -> None:
             where=f"tokenizer.{unused[0]}",
             fix="leave it out, or train from scratch",
         )
-    taken = (*bpe.SPECIALS, "")
+    taken = (*bpe.SPECIALS, *bpe.INFILL, "")
     for token in settings.special_tokens:
         if token.strip() in taken or settings.special_tokens.count(token) > 1:
             problem = "is empty, named twice or there already"
@@ -135,7 +137,9 @@ def _train(project: Project, examples: Examples, survey: Survey, path: Path) -> 
     settings = project.settings.tokenizer
     derived = bpe.default_vocab_size(survey.train_bytes)
     asked = settings.vocab_size or derived.value
-    room = asked - len(settings.special_tokens)
+    shaping = _shaping(project, None)
+    ends, infill = bool(shaping["ends"]), "infill" in shaping
+    room = asked - len(settings.special_tokens) - (len(bpe.INFILL) if infill else 0)
     if room < 256 + len(bpe.SPECIALS):
         raise BadSetting(
             f"{len(settings.special_tokens)} special tokens leave no room in a vocabulary of {asked}",
@@ -143,8 +147,7 @@ def _train(project: Project, examples: Examples, survey: Survey, path: Path) -> 
             fix="raise it",
         )
     trained = bpe.train(Corpus(examples, survey.train_bytes), room, word_pattern(settings, asked))
-    ends = bool(_shaping(project, None)["ends"])
-    folder.write(path, trained, ends=ends, extra=settings.special_tokens)
+    folder.write(path, trained, ends=ends, extra=settings.special_tokens, infill=infill)
     reason = derived.reason if settings.vocab_size is None else f"tokenizer.vocab_size = {asked}"
     return {"trainer": trained.trainer, "asked_vocab_size": asked, "reason": reason, "pattern": trained.pattern}
 

@@ -281,6 +281,19 @@ class Tokenizer:
         # SentencePiece writes a space as a low line, WordPiece marks a word's later pieces.
         return token.removeprefix("##").replace("▁", " ").encode()
 
+    @cached_property
+    def joints(self) -> list[tuple[bool, bool]]:
+        """For each id whether it begins, and whether it ends, in the middle of a word if its neighbour does too.
+
+        A word is a run of letters and digits; WordPiece marks its later pieces. Special tokens are no part of any.
+        """
+        word_piece = any(token.startswith("##") for token in self._hf.get_vocab(with_added_tokens=False))
+        found = [(False, False) if not word else (_in_word(word[0]), _in_word(word[-1])) for word in self._bytes]
+        if word_piece and not self.is_byte_level:
+            pieces = (str(self._hf.id_to_token(id_)) for id_ in range(len(found)))
+            found = [(piece.startswith("##"), bool(word)) for piece, word in zip(pieces, self._bytes, strict=True)]
+        return found
+
     def leaves_open(self, id_: int) -> bool:
         """Whether text up to this id may still change, in a SentencePiece vocabulary: after a single byte of a
         character that it can't spell, and after a token without text."""
@@ -321,6 +334,11 @@ class TextStream:
         whole = self._tokenizer.decode(self._ids)
         new, self._said = whole[self._said :], len(whole)
         return new
+
+
+def _in_word(byte: int) -> bool:
+    """Whether a byte is part of a letter or digit; beyond ASCII every one is taken for one."""
+    return byte >= 0x80 or chr(byte).isalnum()
 
 
 def vocabulary(folder: Path) -> tuple[str, dict[str, str]]:

@@ -26,7 +26,7 @@ from wyrmling.tokenizer import chat
 from wyrmling.tokenizer.chat import Piece
 from wyrmling.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 STORE = "store"
 STORE_FILE = "store.json"
 SHARDS_FILE = "shards.jsonl"
@@ -39,7 +39,8 @@ ROWS_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("origin", pa.string()),
         ("kind", pa.string()),
-        ("label", pa.int32()),  # index into the labels of store.json, -1 = none
+        ("label", pa.int32()),  # index into the labels of store.json, -1 = none; of a rating 1 = good, 0 = bad
+        ("second", pa.int64()),  # of a pair the first token of the rejected answer's conversation, else 0
         ("n_bytes", pa.int64()),  # UTF-8 bytes of the text that the learned tokens decode to
     ]
 )
@@ -51,14 +52,15 @@ def row_pieces(tokenizer: Tokenizer, example: Mapping[str, Any]) -> list[Piece]:
     """What an example becomes in the store, before encoding.
 
     A document or labelled text is opened, learned and ended; a tagged row is its words, each with the space before it;
-    a conversation is its rendered template, of which the assistant's turns are learned.
+    a conversation is its rendered template, of which the assistant's turns are learned. Of a rating the last answer is
+    learned. A pair is two conversations, see `pair_pieces`.
     Raises   BadInput naming the row when the chat template refuses it.
     """
-    if example["kind"] == "conversation":
-        try:
-            return chat.pieces(tokenizer, example["messages"])
-        except BadInput as error:
-            raise BadInput(error.what, where=example["origin"], fix=error.fix) from error
+    if example["kind"] == "pair":
+        return [piece for side in pair_pieces(tokenizer, example) for piece in side]
+    if example["kind"] in ("conversation", "rating"):
+        said = _rendered(tokenizer, example, example["messages"])
+        return said if example["kind"] == "conversation" else _last_learned(said)
     if example["kind"] == "tagged":
         inner = [Piece(tokenizer.word_text(word), learn=True) for word in example["words"]]
     else:
@@ -66,6 +68,31 @@ def row_pieces(tokenizer: Tokenizer, example: Mapping[str, Any]) -> list[Piece]:
     opening = [] if tokenizer.bos_id is None else [Piece("", tokenizer.bos_id)]
     ending = [] if tokenizer.eos_id is None else [Piece("", tokenizer.eos_id, True)]
     return [*opening, *inner, *ending]
+
+
+def pair_pieces(tokenizer: Tokenizer, example: Mapping[str, Any]) -> tuple[list[Piece], list[Piece]]:
+    """A pair as two conversations, the chosen and the rejected; of each the last answer is learned."""
+    chosen, rejected = (
+        _last_learned(
+            _rendered(tokenizer, example, [*example["messages"], {"role": "assistant", "content": example[side]}])
+        )
+        for side in ("chosen", "rejected")
+    )
+    return chosen, rejected
+
+
+def _rendered(tokenizer: Tokenizer, example: Mapping[str, Any], messages: list[Any]) -> list[Piece]:
+    try:
+        return chat.pieces(tokenizer, messages)
+    except BadInput as error:
+        raise BadInput(error.what, where=example["origin"], fix=error.fix) from error
+
+
+def _last_learned(pieces: list[Piece]) -> list[Piece]:
+    """The pieces with nothing learned before the last learned stretch."""
+    learned = [number for number, piece in enumerate(pieces) if piece.learn]
+    first = next((n for n in reversed(learned) if n - 1 not in learned), 0)
+    return [piece._replace(learn=piece.learn and number >= first) for number, piece in enumerate(pieces)]
 
 
 def read_shards(folder: Path) -> list[dict[str, Any]]:
@@ -243,17 +270,17 @@ class TokenStore:
         start = int(self.rows["start"][i])
         return shard.values(kind)[start : start + int(self.rows["length"][i])]
 
-    def tokens(self, i: int) -> npt.NDArray[np.int64]:
-        """The ids of row i."""
+    def tokens(self, i: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.int64]:
+        """The ids of row i, from its token `start` up to `end`."""
         ids = self._values("tokens", i)
         assert ids is not None
-        return ids.astype(np.int64)
+        return ids[start:end].astype(np.int64)
 
-    def learn(self, i: int) -> npt.NDArray[np.bool_]:
-        """For each token of row i, whether it is a target of the causal and sft objectives."""
+    def learn(self, i: int, start: int = 0, end: int | None = None) -> npt.NDArray[np.bool_]:
+        """For each of these tokens of row i, whether it is a target of the causal and sft objectives."""
         learn = self._values("learn", i)
         assert learn is not None
-        return learn.astype(np.bool_)
+        return learn[start:end].astype(np.bool_)
 
     def tags(self, i: int) -> npt.NDArray[np.int64]:
         """For each token of row i, the number of its tag; -100 = no target."""

@@ -27,6 +27,7 @@ from wyrmling.tokenizer.tokens import (
     SHARDS_FILE,
     SPLITS,
     STORE_FILE,
+    pair_pieces,
     read_description,
     read_shards,
     require_tokenizer,
@@ -47,6 +48,7 @@ class _Batch:
         self.learn: list[bool] = []
         self.tags: list[int] = []  # per piece
         self.first_pieces: list[int] = []  # per row
+        self.seconds: dict[int, int] = {}  # of a row that is a pair, the first piece of its second conversation
 
     def add(self, pieces: Sequence[Piece], tags: Iterator[int]) -> None:
         """Append a row. Each text piece takes the next of `tags`, or none when they run out."""
@@ -61,12 +63,16 @@ class _Batch:
 
 
 class _Encoded(NamedTuple):
-    """The tokens of a batch, flat; `starts` has the first token of each row and, last, the number of tokens."""
+    """The tokens of a batch, flat; `starts` has the first token of each row and, last, the number of tokens.
+
+    seconds   per row, where in it a second conversation begins; 0 where there is none
+    """
 
     ids: npt.NDArray[np.uint32]
     learn: npt.NDArray[np.uint8]
     tags: npt.NDArray[np.int16]
     starts: npt.NDArray[np.int64]
+    seconds: npt.NDArray[np.int64]
 
 
 class _Files:
@@ -193,7 +199,12 @@ class StoreWriter:
         for example in examples:
             tags = example["tags"] if example["kind"] == "tagged" else ()
             numbers = iter([self._number(self._tags, tag, example) for tag in tags])
-            batch.add(row_pieces(self._tokenizer, example), numbers)
+            if example["kind"] == "pair":
+                chosen, rejected = pair_pieces(self._tokenizer, example)
+                batch.seconds[len(batch.first_pieces)] = len(batch.tokens) + len(chosen)
+                batch.add([*chosen, *rejected], numbers)
+            else:
+                batch.add(row_pieces(self._tokenizer, example), numbers)
         flat = self._encoder.encode(batch.texts)
         tokens = np.array(batch.tokens, dtype=np.int32)
         piece_tags = np.array(batch.tags, dtype=np.int16)
@@ -221,16 +232,19 @@ class StoreWriter:
         rows: dict[str, Any] = {
             column: [example[column] for example in examples] for column in ("row_id", "source", "origin", "kind")
         }
-        rows["label"] = [
-            self._number(self._labels, example["label"], example) if example["kind"] == "labelled" else -1
-            for example in examples
-        ]
+        rows["label"] = [self._label(example) for example in examples]
+        rows["second"] = encoded.seconds.tolist()
         # The space before the first of the words is learned, after an opening token, but is not part of the text.
         spaced = self._tokenizer.is_byte_level and self._tokenizer.bos_id is not None
         rows["n_bytes"] = [
             int(n) - int(spaced and example["kind"] == "tagged") for n, example in zip(n_bytes, examples, strict=True)
         ]
         return rows
+
+    def _label(self, example: Example) -> int:
+        if example["kind"] == "rating":
+            return int(example["rating"])
+        return self._number(self._labels, example["label"], example) if example["kind"] == "labelled" else -1
 
     def _number(self, numbers: Mapping[str, int], name: str, example: Example) -> int:
         if name not in numbers:
@@ -265,7 +279,11 @@ def _lay_out(
     row_starts = starts[batch.first_pieces]
     # Nothing stands before the first token of a row that it could be told from.
     learn[row_starts] = 0
-    return _Encoded(ids, learn, targets, np.append(row_starts, len(ids)))
+    seconds = np.zeros(len(row_starts), dtype=np.int64)
+    for row, piece in batch.seconds.items():
+        learn[starts[piece]] = 0
+        seconds[row] = starts[piece] - row_starts[row]
+    return _Encoded(ids, learn, targets, np.append(row_starts, len(ids)), seconds)
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch.utils import deterministic
 
@@ -33,8 +34,10 @@ from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train import guards, sizing
 from wyrmling.train.batches import Batches, Noise
 from wyrmling.train.checkpoint import State
-from wyrmling.train.objectives import OBJECTIVES
+from wyrmling.train.infill import SPELLINGS, Infill
+from wyrmling.train.objectives import OBJECTIVES, LossFunction, class_weights, loss_function
 from wyrmling.train.optim import Optimizer, parameter_groups
+from wyrmling.train.order import Array
 from wyrmling.train.sizing import Derived, Facts, Shape
 
 # Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass.
@@ -107,7 +110,8 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
     names = {"classes": store.labels, "tags": store.tag_names}.get(head, [])
     if job.base is None:
         shape = sizing.derive_model(settings, job.project.steps, facts)
-        return Model(_config(shape, store), head, len(names), seed=settings.seed), shape
+        made = Model(_config(shape, store), head, len(names), seed=settings.seed, zero_init=settings.model.zero_init)
+        return made, shape
     base = _with_new_tokens(folder.load(job.base), job, store)
     if base.config.vocab_size < store.vocab_size:
         raise BadSetting(
@@ -184,6 +188,7 @@ def optimizer_for(model: Model, derived: Derived, adapters: Adapters | None) -> 
         lr=derived.lr,
         embedding_lr=derived.embedding_lr,
         head_lr=derived.head_lr,
+        scalar_lr=derived.scalar_lr,
         weight_decay=derived.weight_decay,
         parts=stacked_parts(model) if adapters is None else adapters.stacked_parts(),
     )
@@ -207,6 +212,7 @@ def batches_for(
         mask_id=-1 if tokenizer.mask_id is None else tokenizer.mask_id,
         special_ids=tuple(tokenizer.special_ids.values()),
         vocab_size=train.vocab_size,
+        joints=np.array(tokenizer.joints) if step.objective == "masked" and step.whole_words else None,
     )
     make: Callable[..., Batches] = partial(
         Batches,
@@ -216,9 +222,47 @@ def batches_for(
         noise=noise if derived.token_noise and tokenizer.mask_id is not None else None,
     )
     sizes = {"batch_tokens": derived.batch_tokens, "micro_batch_tokens": derived.micro_batch_tokens}
-    batches = make(train, step.objective, found.rows, **sizes)
+    batches = make(
+        train,
+        step.objective,
+        found.rows,
+        **sizes,
+        infill=infill_for(step, tokenizer),
+        isolate=step.isolate,
+        replay=step.replay,
+    )
     rows = guards.validation_rows(val, step, context=context)
     if len(rows) == 0:
         return batches, None
     sizes = {"batch_tokens": VALIDATION_TOKENS, "micro_batch_tokens": VALIDATION_TOKENS}
     return batches, make(val, step.objective, rows, **sizes)
+
+
+def infill_for(step: TrainStep, tokenizer: Tokenizer) -> Infill | None:
+    """How texts are rearranged to learn to fill in the middle; None: not at all.
+
+    Raises   BadSetting when the tokenizer has no tokens for it
+    """
+    if step.fim_rate == 0:
+        return None
+    known = tokenizer.special_ids
+    for spelled in SPELLINGS:
+        if all(token in known for token in spelled):
+            prefix, middle, suffix = (known[token] for token in spelled)
+            return Infill(step.fim_rate, step.fim_spm_rate, prefix, middle, suffix)
+    raise BadSetting(
+        "the tokenizer of the base model has no tokens for filling in the middle",
+        where=f"train.{step.name}.fim_rate",
+        fix=f"leave fim_rate out, or train from scratch: the tokenizer then gets {', '.join(SPELLINGS[0])}",
+    )
+
+
+def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:
+    """The objective's function for these rows of the store."""
+    weights = None
+    if step.class_weights is not None:
+        names = store.labels if step.objective == "classify" else store.tag_names
+        learned = [store.tags(int(row)) for row in rows] if step.objective == "tag" else [store.rows["label"][rows]]
+        targets = np.concatenate(learned)
+        weights = class_weights(step, names, np.bincount(targets[targets >= 0], minlength=len(names)).tolist())
+    return loss_function(step.objective, label_smoothing=step.label_smoothing, weights=weights, neftune=step.neftune)

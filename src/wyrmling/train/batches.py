@@ -1,28 +1,28 @@
 """Which rows are learned in which step: a pure function of (data hash, seed, step), with no iterator state.
 
-A row longer than the context is split into pieces and every piece is kept. An epoch is a permutation of the pieces,
-cut into steps of nearly equal numbers of tokens, so each piece is learned once per epoch. A step is packed into
-micro-batches by best fit, longest first. There is no padding anywhere.
+A row longer than the context is split into pieces and every piece is kept; order.py says which belong to which step.
+A step is packed into micro-batches by best fit, longest first. There is no padding anywhere.
 """
 
 from __future__ import annotations
 
-import bisect
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wyrmling.train.infill import Infill
+from wyrmling.train.order import Array, Mixture, Pieces, Plan, pack, plan_for, split, uniform
+
 # Targets that are not learned; the value torch's own losses use.
 IGNORED = -100
 
-Array = np.ndarray[Any, np.dtype[Any]]
+# A row and the first and last + 1 of its tokens.
+Stretch = tuple[int, int, int]
 
 
 class Store(Protocol):
@@ -31,19 +31,11 @@ class Store(Protocol):
     @property
     def rows(self) -> Mapping[str, Array]: ...
 
-    def tokens(self, row: int) -> Array: ...
+    def tokens(self, row: int, start: int = 0, end: int | None = None) -> Array: ...
 
-    def learn(self, row: int) -> Array: ...
+    def learn(self, row: int, start: int = 0, end: int | None = None) -> Array: ...
 
     def tags(self, row: int) -> Array: ...
-
-
-class Pieces(NamedTuple):
-    """Stretches of rows, each at most one context long: three arrays of equal size."""
-
-    row: Array
-    start: Array
-    length: Array
 
 
 @dataclass(frozen=True)
@@ -71,98 +63,19 @@ class Noise:
 
     rate      share of ordinary tokens that the masked objective hides, or that other objectives blank out
     mask_id   the token that hides; ordinary ids are what a random replacement is drawn from
+    joints    for each token whether it begins, and whether it ends, in the middle of a word, two truth values;
+              the tokens of a word are then hidden together. None: each for itself
     """
 
     rate: float
     mask_id: int
     special_ids: tuple[int, ...]
     vocab_size: int
+    joints: Array | None = None
 
     @property
     def ordinary_ids(self) -> Array:
         return np.setdiff1d(np.arange(self.vocab_size), np.asarray(self.special_ids))
-
-
-class Plan:
-    """The order of learning: which pieces belong to which step."""
-
-    def __init__(self, lengths: Array, *, data_hash: str, seed: int, batch_tokens: int) -> None:
-        if len(lengths) == 0:
-            raise ValueError("a plan needs at least one piece")
-        self.lengths = np.asarray(lengths, dtype=np.int64)
-        self._data_hash, self._seed = data_hash, seed
-        total, longest = int(self.lengths.sum()), int(self.lengths.max())
-        # No step is empty: a piece starts at least every `longest` tokens.
-        self.steps_per_epoch = max(1, min(round(total / batch_tokens), total // longest))
-        self._epoch = lru_cache(maxsize=2)(self._order)
-
-    def pieces(self, step: int) -> Array:
-        """Indices of the pieces learned in `step`, which counts from 1."""
-        epoch, index = divmod(step - 1, self.steps_per_epoch)
-        order, bounds = self._epoch(epoch)
-        chosen: Array = order[bounds[index] : bounds[index + 1]]
-        return chosen
-
-    def _order(self, epoch: int) -> tuple[Array, Array]:
-        text = f"{self._data_hash}/{self._seed}/{epoch}"
-        entropy = int.from_bytes(hashlib.sha256(text.encode()).digest(), "little")
-        order = np.random.Generator(np.random.PCG64(entropy)).permutation(len(self.lengths))
-        lengths = self.lengths[order]
-        begins = np.cumsum(lengths) - lengths
-        step_of_piece = begins * self.steps_per_epoch // int(lengths.sum())
-        return order, np.searchsorted(step_of_piece, np.arange(self.steps_per_epoch + 1))
-
-
-def split(lengths: Array, context: int) -> Pieces:
-    """Every row in stretches of at most `context` tokens; nothing is left out but empty rows."""
-    lengths = np.asarray(lengths, dtype=np.int64)
-    counts = -(-lengths // context)
-    row = np.repeat(np.arange(len(lengths)), counts)
-    first = np.repeat(np.cumsum(counts) - counts, counts)
-    start = (np.arange(len(row)) - first) * context
-    return Pieces(row, start, np.minimum(lengths[row] - start, context))
-
-
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of `lengths` in bins of at most `capacity`, by best fit, longest first.
-
-    Something longer than the capacity gets a bin of its own. Inside a bin the lengths fall.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    bins: list[list[int]] = []
-    # (room left, bin), kept sorted: the best fit is the first with enough room
-    room: list[tuple[int, int]] = []
-    for index in order:
-        at = bisect.bisect_left(room, (lengths[index], -1))
-        if at == len(room):
-            bins.append([index])
-            left, number = capacity - lengths[index], len(bins) - 1
-        else:
-            left, number = room.pop(at)
-            bins[number].append(index)
-            left -= lengths[index]
-        bisect.insort(room, (left, number))
-    return bins
-
-
-def uniform(seed: int, step: int, rows: Array, positions: Array, *, stream: int) -> Array:
-    """Numbers in [0, 1) that depend on nothing but the arguments (splitmix64, Steele et al. 2014).
-
-    stream   tells apart several draws for the same token
-    """
-    with np.errstate(over="ignore"):
-        state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(stream))
-        state = _mix(state + np.uint64(step))
-        mixed = _mix(_mix(state + rows.astype(np.uint64)) + positions.astype(np.uint64))
-    numbers: Array = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return numbers
-
-
-def _mix(value: Any) -> Any:
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 class Batches:
@@ -172,6 +85,9 @@ class Batches:
     rows        indices of the store's rows to use
     context     longest segment
     noise       masks for the masked objective, blanked tokens for classify and tag; None: inputs stay as they are
+    infill      causal rows that learn to fill in the middle; None: none do
+    isolate     False: in training, pieces are laid end to end in segments of up to one context and see each other
+    replay      share of each step's tokens that comes from some sources
     """
 
     def __init__(
@@ -186,11 +102,22 @@ class Batches:
         batch_tokens: int,
         micro_batch_tokens: int,
         noise: Noise | None = None,
+        infill: Infill | None = None,
+        isolate: bool = True,
+        replay: Mapping[str, float] | None = None,
     ) -> None:
-        self.store, self.objective, self.noise = store, objective, noise
+        self.store, self.objective, self.noise, self.infill = store, objective, noise, infill
         self.seed, self.micro_batch_tokens = seed, micro_batch_tokens
-        self.pieces = pieces_of(store, objective, rows, context)
-        self.plan = Plan(self.pieces.length, data_hash=data_hash, seed=seed, batch_tokens=batch_tokens)
+        self.joined = None if isolate else context
+        self.pieces = pieces_of(store, objective, rows, context - (0 if infill is None else infill.ADDED))
+        self.plan: Plan | Mixture = plan_for(
+            self.pieces.length,
+            store.rows["source"][self.pieces.row] if replay else self.pieces.row,
+            replay or {},
+            data_hash=data_hash,
+            seed=seed,
+            batch_tokens=batch_tokens,
+        )
         self._ordinary = noise.ordinary_ids if noise is not None else np.empty(0, dtype=np.int64)
 
     @property
@@ -205,34 +132,63 @@ class Batches:
 
     def step(self, step: int) -> list[Batch]:
         """The micro-batches of `step` (from 1), the same whenever and wherever it is asked for."""
-        return self._micro_batches(self.plan.pieces(step), step)
+        return [self._batch(units, step) for units in self._micro_batches(self.plan.pieces(step))]
 
     def everything(self) -> list[Batch]:
         """Every piece once, in the order of the rows, for validation; masks are those of step 0."""
         begins = np.cumsum(self.pieces.length) - self.pieces.length
         bins = begins // self.micro_batch_tokens
-        return [self._batch(part, 0) for part in np.split(np.arange(len(bins)), np.flatnonzero(np.diff(bins)) + 1)]
+        parts = np.split(np.arange(len(bins)), np.flatnonzero(np.diff(bins)) + 1)
+        return [self._batch(list(part[:, None]), 0) for part in parts]
 
-    def _micro_batches(self, indices: Array, step: int) -> list[Batch]:
-        lengths = self.pieces.length[indices].tolist()
-        return [self._batch(indices[chosen], step) for chosen in pack(lengths, self.micro_batch_tokens)]
-
-    def _batch(self, indices: Array, step: int) -> Batch:
-        rows, starts = self.pieces.row[indices], self.pieces.start[indices]
+    def _micro_batches(self, indices: Array) -> list[list[Array]]:
+        """Pieces in units of one segment, and units in micro-batches."""
         lengths = self.pieces.length[indices]
-        stretches = list(zip(rows.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True))
-        tokens = np.concatenate([self.store.tokens(row)[start:end] for row, start, end in stretches])
-        draw = _Draw(self, step, np.repeat(rows, lengths), np.concatenate([np.arange(s, e) for _, s, e in stretches]))
-        tokens, targets = self._targets(tokens, stretches, draw)
-        return Batch(torch.from_numpy(tokens), lengths.tolist(), torch.from_numpy(targets), rows)
+        # Units are made of the whole step, so that the size of a micro-batch does not change who sees whom.
+        units = list(indices[:, None])
+        if self.joined is not None:
+            units = [indices[chosen] for chosen in pack(lengths.tolist(), self.joined)]
+        sizes = [int(self.pieces.length[unit].sum()) for unit in units]
+        return [[units[number] for number in chosen] for chosen in pack(sizes, self.micro_batch_tokens)]
 
-    def _targets(self, tokens: Array, stretches: list[tuple[int, int, int]], draw: _Draw) -> tuple[Array, Array]:
+    def _batch(self, units: list[Array], step: int) -> Batch:
+        indices = np.concatenate(units)
+        rows, starts = self.pieces.row[indices], self.pieces.start[indices]
+        stretches = list(
+            zip(rows.tolist(), starts.tolist(), (starts + self.pieces.length[indices]).tolist(), strict=True)
+        )
+        inputs, targets = self._learned(stretches, step)
+        bounds = np.cumsum([0, *(len(unit) for unit in units)])
+        lengths = np.add.reduceat([len(tokens) for tokens in inputs], bounds[:-1]).tolist()
+        flat = torch.from_numpy(np.concatenate(inputs)), torch.from_numpy(targets)
+        return Batch(flat[0], lengths, flat[1], rows[bounds[:-1]])
+
+    def _learned(self, stretches: list[Stretch], step: int) -> tuple[list[Array], Array]:
+        """The input tokens of each stretch, and the targets of all."""
+        if self.objective in ("causal", "sft"):
+            pairs = [self._following(stretch, step) for stretch in stretches]
+            return [inputs for inputs, _ in pairs], np.concatenate([targets for _, targets in pairs])
+        pieces = [self.store.tokens(*stretch) for stretch in stretches]
+        lengths = [len(piece) for piece in pieces]
+        places = np.concatenate([np.arange(start, end) for _, start, end in stretches])
+        draw = _Draw(self, step, np.repeat([row for row, _, _ in stretches], lengths), places)
+        tokens, targets = self._targets(np.concatenate(pieces), stretches, draw)
+        return np.split(tokens, np.cumsum(lengths)[:-1]), targets
+
+    def _following(self, stretch: Stretch, step: int) -> tuple[Array, Array]:
+        """Each token of a stretch with the one after it as its target, if that is learned."""
+        row, start, end = stretch
+        tokens, learn = self.store.tokens(row, start, end + 1), self.store.learn(row, start, end + 1)
+        # A conversation without its order would be none.
+        if self.infill is not None and step > 0 and self.store.rows["kind"][row] != "conversation":
+            draws = uniform(self.seed, step, np.full(4, row), np.full(4, start), stream=np.arange(3, 7))
+            opened, ended = start == 0 and not learn[0], end + 1 == int(self.store.rows["length"][row])
+            tokens, learn = self.infill.apply(tokens, learn, draws, opened=opened, ended=ended)
+        return tokens[:-1], np.where(learn[1:], tokens[1:], IGNORED)
+
+    def _targets(self, tokens: Array, stretches: list[Stretch], draw: _Draw) -> tuple[Array, Array]:
         if self.objective == "masked":
             return self._hide(tokens, draw)
-        if self.objective in ("causal", "sft"):
-            following = np.concatenate([self.store.tokens(row)[start + 1 : end + 1] for row, start, end in stretches])
-            learned = np.concatenate([self.store.learn(row)[start + 1 : end + 1] for row, start, end in stretches])
-            return tokens, np.where(learned, following, IGNORED)
         if self.noise is not None and self.noise.rate > 0 and draw.step > 0:
             blank = draw.chosen(tokens, self.noise)
             tokens = np.where(blank, self.noise.mask_id, tokens)
@@ -244,7 +200,7 @@ class Batches:
         """Of the chosen tokens 80 % become the mask, 10 % another token, 10 % stay (Devlin 2019, arXiv 1810.04805)."""
         if self.noise is None:
             raise ValueError("the masked objective needs noise")
-        chosen = draw.chosen(tokens, self.noise)
+        chosen = draw.chosen(tokens, self.noise, self.noise.joints)
         kind = draw.uniform(1)
         other = self._ordinary[(draw.uniform(2) * len(self._ordinary)).astype(np.int64)]
         hidden = np.where(kind < 0.8, self.noise.mask_id, np.where(kind < 0.9, other, tokens))
@@ -263,8 +219,16 @@ class _Draw:
     def uniform(self, stream: int) -> Array:
         return uniform(self.batches.seed, self.step, self.rows, self.positions, stream=stream)
 
-    def chosen(self, tokens: Array, noise: Noise) -> Array:
-        return (self.uniform(0) < noise.rate) & ~np.isin(tokens, noise.special_ids)
+    def chosen(self, tokens: Array, noise: Noise, joints: Array | None = None) -> Array:
+        """Which tokens are hidden. With `joints`, the draw for the first token of a word decides about all of it."""
+        draws = self.uniform(0)
+        if joints is not None:
+            follows = np.append(
+                False, (self.rows[1:] == self.rows[:-1]) & (self.positions[1:] == self.positions[:-1] + 1)
+            )
+            inner = follows & joints[tokens, 0] & np.append(False, joints[tokens[:-1], 1])
+            draws = draws[np.maximum.accumulate(np.where(inner, 0, np.arange(len(tokens))))]
+        return (draws < noise.rate) & ~np.isin(tokens, noise.special_ids)
 
 
 def pieces_of(store: Store, objective: str, rows: Array, context: int) -> Pieces:
@@ -287,7 +251,7 @@ def pieces_of(store: Store, objective: str, rows: Array, context: int) -> Pieces
     pieces = split(inputs, context)
     useful = np.array(
         [
-            bool(np.any((learned[row] > start) & (learned[row] <= start + length)))
+            np.searchsorted(learned[row], start, "right") < np.searchsorted(learned[row], start + length, "right")
             for row, start, length in zip(pieces.row, pieces.start, pieces.length, strict=True)
         ],
         dtype=bool,

@@ -21,6 +21,7 @@ def cross_entropy_sum(
     bias_V: Tensor | None = None,
     *,
     cap: float | None = None,
+    smoothing: float = 0.0,
     ignored: int = -100,
 ) -> tuple[Tensor, int]:
     """(sum of the loss over the learned targets in nats, float32 or wider; how many there are).
@@ -29,12 +30,13 @@ def cross_entropy_sum(
     weight_VD   the output matrix; a frozen one gets no gradient
     targets_N   int64
     cap         logits z become cap x tanh(z / cap), as in Gemma 2; None: they stay
+    smoothing   share of the target probability spread over the whole vocabulary (Szegedy 2016, arXiv 1512.00567)
     """
     keep_N = targets_N != ignored
     count = int(keep_N.sum())
     if count < len(targets_N):
         hidden_ND, targets_N = hidden_ND[keep_N], targets_N[keep_N]
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V, cap)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, bias_V, cap, smoothing)  # type: ignore[no-untyped-call]
     return loss, count
 
 
@@ -43,7 +45,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None, cap: float | None
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor | None,
+        cap: float | None,
+        smoothing: float,
     ) -> Tensor:
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         loss = hidden_ND.new_zeros((), dtype=wide)
@@ -64,12 +72,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 slope = 1 - bent.square()
                 logits = bent.mul_(cap)
             logsumexp = logits.logsumexp(dim=-1)
-            loss += (logsumexp - logits.gather(1, targets[:, None])[:, 0]).sum()
+            loss += (logsumexp - (1 - smoothing) * logits.gather(1, targets[:, None])[:, 0]).sum()
+            if smoothing:
+                loss -= smoothing * logits.mean(dim=-1).sum()
             if not any(ctx.needs_input_grad):
                 continue
-            # From here `logits` holds d loss / d logits = softmax - one-hot.
+            # From here `logits` holds d loss / d logits = softmax - one-hot, the latter smoothed.
             logits.sub_(logsumexp[:, None]).exp_()
-            logits[torch.arange(len(targets), device=targets.device), targets] -= 1
+            logits[torch.arange(len(targets), device=targets.device), targets] -= 1 - smoothing
+            if smoothing:
+                logits -= smoothing / logits.shape[-1]
             if slope is not None:
                 logits.mul_(slope)
             grad_logits = logits.to(compute)
@@ -92,6 +104,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else (grad_weight * grad).to(weight_dtype),
             None,
             None if grad_bias is None else (grad_bias * grad).to(bias_dtype),
+            None,
             None,
         )
 

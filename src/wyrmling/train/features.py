@@ -21,8 +21,9 @@ from wyrmling.core.progress import bar
 from wyrmling.model.attention import Segments
 from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
-from wyrmling.train.batches import Array, Batches, Store
+from wyrmling.train.batches import Batches, Store
 from wyrmling.train.methods import STORED
+from wyrmling.train.order import Array
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -57,15 +58,15 @@ class Places:
     def rows(self) -> Mapping[str, Array]:
         return self.split.rows
 
-    def tokens(self, row: int) -> Array:
+    def tokens(self, row: int, start: int = 0, end: int | None = None) -> Array:
         length = int(self.rows["length"][row])
         if self.pooled:
-            return np.full(length, self.first + row)
-        start = self.first + int(self.rows["start"][row])
-        return np.arange(start, start + length)
+            return np.full(length, self.first + row)[start:end]
+        first = self.first + int(self.rows["start"][row])
+        return np.arange(first, first + length)[start:end]
 
-    def learn(self, row: int) -> Array:
-        return self.split.learn(row)
+    def learn(self, row: int, start: int = 0, end: int | None = None) -> Array:
+        return self.split.learn(row, start, end)
 
     def tags(self, row: int) -> Array:
         return self.split.tags(row)

@@ -35,6 +35,7 @@ from wyrmling.train.assemble import (
     Numerics,
     batches_for,
     exact,
+    loss_for,
     model_for,
     numerics_for,
     optimizer_for,
@@ -46,7 +47,7 @@ from wyrmling.train.facts import facts_of
 from wyrmling.train.journal import STEPS_FILE, Journal
 from wyrmling.train.look import JUDGES, is_better, look
 from wyrmling.train.loop import Step, step_seed, steps
-from wyrmling.train.objectives import OBJECTIVES, loss_function
+from wyrmling.train.objectives import OBJECTIVES, LossFunction
 from wyrmling.train.optim import SCHEDULES, Optimizer
 from wyrmling.train.pace import Pace, limit_passed
 from wyrmling.train.signals import Stop, watch
@@ -100,7 +101,10 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
             autocast = partial(numerics.autocast, device)
             learned = features.store(model, batches, looks, draft.path / FEATURES, autocast)
         pace = Pace(work)
-        run = _Run(job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen, pace)
+        loss = loss_for(step, train, np.unique(batches.pieces.row))
+        run = _Run(
+            job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen, pace, loss
+        )
         run.train(learned[1], first=1 if state is None else state.step + 1, stop=stop)
         run.finish(model, facts, tokenizer, train, shape, batches)
 
@@ -145,10 +149,12 @@ class _Run:
         val: TokenStore,
         frozen: str,
         pace: Pace,
+        loss: LossFunction,
     ) -> None:
         self.job, self.draft, self.meter = job, draft, meter
         self.model, self.optimizer, self.derived = model, optimizer, derived
-        self.progress, self.looks, self.val, self.frozen, self.pace = progress, looks, val, frozen, pace
+        self.progress, self.looks, self.val, self.frozen = progress, looks, val, frozen
+        self.pace, self.loss = pace, loss
         self.autocast = partial(numerics.autocast, next(model.parameters()).device.type)
         self.saved_at = time.monotonic()
         self.step_done = 0
@@ -166,7 +172,7 @@ class _Run:
         stepping = steps(
             self.model,
             self.optimizer,
-            loss_function(step.objective, label_smoothing=step.label_smoothing),
+            self.loss,
             batches.step,
             first=first,
             last=total if self.progress.stopped is None else first - 1,

@@ -14,7 +14,8 @@ from wyrmling.config import TrainStep
 from wyrmling.core.errors import BadSetting, NothingToLearn
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train.batches import IGNORED, Array, Batch
+from wyrmling.train.batches import IGNORED, Batch
+from wyrmling.train.order import Array
 from wyrmling.train.sizing import KINDS
 
 # Answers cut off by the context: a few rows are left out with a warning, more than this share is an error.
@@ -44,6 +45,7 @@ def material(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, *, contex
     """
     rows = _fitting_rows(store, step)
     found = Material(rows)
+    _check_replay(store, step, rows)
     if step.objective in ("causal", "sft"):
         _check_text(store, tokenizer, step, found, context)
     elif step.objective == "masked":
@@ -56,8 +58,12 @@ def material(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, *, contex
 
 
 def validation_rows(store: TokenStore, step: TrainStep, *, context: int) -> Array:
-    """The validation rows of `step`; may be none. Conversations that do not fit into the context are left out."""
+    """The validation rows of `step`; may be none. Conversations that do not fit into the context are left out.
+
+    Those of its replay are left out too: what is judged is what it is there to learn.
+    """
     rows = _candidates(store, step)
+    rows = rows[~np.isin(store.rows["source"][rows], list(step.replay))]
     if step.objective == "sft":
         rows = rows[[_learned_length(store, row) <= context for row in rows]] if len(rows) else rows
     return rows
@@ -113,8 +119,8 @@ def _shown(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 def _candidates(store: TokenStore, step: TrainStep) -> Array:
     keep = np.isin(store.rows["kind"], KINDS[step.objective])
-    if step.sources is not None:
-        keep &= np.isin(store.rows["source"], step.sources)
+    if step.learned_sources is not None:
+        keep &= np.isin(store.rows["source"], step.learned_sources)
     return np.flatnonzero(keep & (store.rows["length"] > 0))
 
 
@@ -156,6 +162,18 @@ def _check_text(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, found:
                 fix=f"set model.context to {longest} or more when training from scratch, or shorten these rows",
             )
         _leave_out(store, found, long, f"are longer than the context of {context} tokens", where)
+
+
+def _check_replay(store: TokenStore, step: TrainStep, rows: Array) -> None:
+    present = set(store.rows["source"][rows].tolist())
+    missing = [name for name in step.replay if name not in present]
+    if missing or (step.replay and present <= set(step.replay)):
+        what = f"replay names {missing[0]!r}, which has" if missing else "beside those of replay no source has"
+        raise NothingToLearn(
+            f"{what} no training row for the objective {step.objective}",
+            where=f"train.{step.name}.replay",
+            fix="look at the columns that its source names, or name another source",
+        )
 
 
 def _check_masked(store: TokenStore, tokenizer: Tokenizer, found: Material) -> None:

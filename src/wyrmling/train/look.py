@@ -13,8 +13,9 @@ from wyrmling.config import TrainObjective
 from wyrmling.evaluate import entities, metrics
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
-from wyrmling.train.batches import IGNORED, Array, Batches
+from wyrmling.train.batches import IGNORED, Batches
 from wyrmling.train.objectives import OBJECTIVES
+from wyrmling.train.order import Array
 
 
 class Judge(NamedTuple):

@@ -122,7 +122,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def _clipped(optimizer: Optimizer) -> list[torch.Tensor]:
-    return optimizer.gradients(rule="adamw")
+    return optimizer.gradients(but="muon")
 
 
 def _all_finite(gradients: list[torch.Tensor]) -> bool:

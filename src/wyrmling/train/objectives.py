@@ -5,15 +5,16 @@ Sums, never means: however a batch is split, the gradient of the sum divided by 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from wyrmling.config import TrainObjective
+from wyrmling.config import TrainObjective, TrainStep
+from wyrmling.core.errors import BadSetting
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import HeadName, Model
 from wyrmling.train.batches import IGNORED, Batch
@@ -23,27 +24,43 @@ Loss = tuple[Tensor, int]
 LossFunction = Callable[[Model, Batch], Loss]
 
 
-def token_loss(model: Model, batch: Batch) -> Loss:
+def token_loss(model: Model, batch: Batch, *, label_smoothing: float = 0.0) -> Loss:
     """Cross-entropy of the learned tokens; the others never reach the output matrix."""
     rows_R = (batch.targets != IGNORED).nonzero().squeeze(1)
     if len(rows_R) == 0:
         return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
     features_RD = model.features(batch.tokens, Segments(batch.lengths), rows_R)
     output = model.output
-    return cross_entropy_sum(features_RD, output.weight_VD, batch.targets[rows_R], output.bias_V, cap=model.logit_cap)
+    return cross_entropy_sum(
+        features_RD,
+        output.weight_VD,
+        batch.targets[rows_R],
+        output.bias_V,
+        cap=model.logit_cap,
+        smoothing=label_smoothing,
+    )
 
 
-def class_loss(model: Model, batch: Batch, *, label_smoothing: float = 0.0) -> Loss:
+def class_loss(
+    model: Model, batch: Batch, *, label_smoothing: float = 0.0, weights: Sequence[float] | None = None
+) -> Loss:
     """Cross-entropy of the class of each document, or of the tag of each first piece of a word.
 
     label_smoothing   share of the target probability spread over all classes (Szegedy 2016, arXiv 1512.00567)
+    weights           factor of the loss of each class. None: 1
     """
     rows_R = (batch.targets != IGNORED).nonzero().squeeze(1)
     if len(rows_R) == 0:
         return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
     logits_RC = model.logits(batch.tokens, Segments(batch.lengths), rows_R)
     wide_RC = logits_RC.to(torch.promote_types(logits_RC.dtype, torch.float32))
-    loss = F.cross_entropy(wide_RC, batch.targets[rows_R], reduction="sum", label_smoothing=label_smoothing)
+    loss = F.cross_entropy(
+        wide_RC,
+        batch.targets[rows_R],
+        None if weights is None else wide_RC.new_tensor(weights),
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
     return loss, len(rows_R)
 
 
@@ -64,7 +81,71 @@ OBJECTIVES: dict[TrainObjective, Objective] = {
 }
 
 
-def loss_function(objective: TrainObjective, *, label_smoothing: float) -> LossFunction:
-    """The objective's function with its settings filled in."""
-    loss = OBJECTIVES[objective].loss
-    return partial(loss, label_smoothing=label_smoothing) if loss is class_loss else loss
+def loss_function(
+    objective: TrainObjective,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Sequence[float] | None = None,
+    neftune: float = 0.0,
+) -> LossFunction:
+    """The objective's function with its settings filled in. weights: of classes or tags, see `class_weights`."""
+    loss = partial(OBJECTIVES[objective].loss, label_smoothing=label_smoothing)
+    if weights is not None:
+        loss = partial(loss, weights=weights)
+    return with_noise(loss, neftune) if neftune else loss
+
+
+def with_noise(loss: LossFunction, alpha: float) -> LossFunction:
+    """The loss with uniform noise on the embeddings while training (NEFTune; Jain 2023, arXiv 2310.05914).
+
+    alpha   the noise of a document of L tokens and width D is within alpha / sqrt(L D)
+    """
+
+    def noisy(model: Model, batch: Batch) -> Loss:
+        hook = _Noise(alpha, Segments(batch.lengths))
+        handle = model.body.embedding.register_forward_hook(hook)
+        try:
+            return loss(model, batch)
+        finally:
+            handle.remove()
+
+    return noisy
+
+
+class _Noise:
+    """Adds to what the embedding gives, (P, D) in the layout of our models or (B, T, D) in that of transformers."""
+
+    def __init__(self, alpha: float, segments: Segments) -> None:
+        self.alpha, self.segments = alpha, segments
+
+    def __call__(self, embedding: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+        if not embedding.training:
+            return None
+        lengths: Tensor | int = output.shape[-2]
+        if output.ndim == 2:
+            of_token_N = torch.tensor(self.segments.lengths)[self.segments.segment_N()]
+            lengths = of_token_N.to(output.device)[self.segments.plan(output.device).order_P][:, None]
+        reach = self.alpha / (torch.as_tensor(lengths, dtype=torch.float32) * output.shape[-1]).sqrt()
+        return output + (2 * torch.rand_like(output) - 1) * reach.to(output)
+
+
+def class_weights(step: TrainStep, names: Sequence[str], counts: Sequence[int]) -> list[float] | None:
+    """Factors of the loss by class, from `class_weights` of the step; None when there are none.
+
+    names, counts   of all classes, and how often each is learned
+    "balanced"      rows / (classes x rows of the class), as scikit-learn has it: the mean over rows is 1
+    Raises          BadSetting for a name that no class has
+    """
+    asked = step.class_weights
+    if asked is None:
+        return None
+    if asked == "balanced":
+        seen = sum(count > 0 for count in counts)
+        return [sum(counts) / (seen * count) if count else 0.0 for count in counts]
+    if unknown := [name for name in asked if name not in names]:
+        raise BadSetting(
+            f"class_weights names {unknown[0]!r}, which no row has",
+            where=f"train.{step.name}.class_weights",
+            fix=f"the names are: {', '.join(names[:30])}",
+        )
+    return [asked.get(name, 1.0) for name in names]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wyrmling.core.errors import CorruptArtifact
+from wyrmling.config import OptimizerName
+from wyrmling.train.descent import SGD, AdamW8bit, misfit
 
 # Quintic Newton-Schulz coefficients of the original Muon (Jordan 2024) and of torch.optim.Muon.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -26,12 +27,12 @@ class Group:
     """Parameters that share an optimizer and its numbers.
 
     name    matrices, embedding, head or scalars
-    rule    muon (2-D parameters only) or adamw
+    rule    muon (2-D parameters only), adamw, adamw_8bit or sgd
     lr      peak learning rate; the schedule multiplies it
     """
 
     name: str
-    rule: Literal["muon", "adamw"]
+    rule: OptimizerName
     parameters: Mapping[str, nn.Parameter]
     lr: float
     weight_decay: float = 0.0
@@ -58,9 +59,10 @@ class Optimizer:
             for parameter in group.parameters.values():
                 parameter.grad = None
 
-    def gradients(self, *, rule: str | None = None) -> list[Tensor]:
-        """The gradients that exist, of all groups or of those with one rule."""
-        found = (p.grad for g in self.groups if rule in (None, g.rule) for p in g.parameters.values())
+    def gradients(self, *, rule: str | None = None, but: str | None = None) -> list[Tensor]:
+        """The gradients that exist, of all groups, of those with one rule, or of those without it."""
+        chosen = (g for g in self.groups if rule in (None, g.rule) and g.rule != but)
+        found = (p.grad for g in chosen for p in g.parameters.values())
         return [gradient for gradient in found if gradient is not None]
 
     def state(self) -> dict[str, Tensor]:
@@ -73,7 +75,7 @@ class Optimizer:
         for rule in self._rules:
             rule.load(remaining)
         if remaining:
-            raise _misfit(next(iter(remaining)))
+            raise misfit(next(iter(remaining)))
 
 
 class AdamW:
@@ -127,7 +129,7 @@ class AdamW:
             if not found:
                 continue
             if len(found) != 3 or any(moment.shape != parameter.shape for moment in found[1:]):
-                raise _misfit(name)
+                raise misfit(name)
             count, mean, square = (moment.to(parameter.device, copy=True) for moment in found)
             self._moments[name] = (count, mean, square)
 
@@ -187,7 +189,7 @@ class Muon:
             keys = [f"muon.{part.name}.{part.start}" for part in parts]
             found = [tensors.pop(key) for key in keys if key in tensors]
             if found and (len(found) != len(keys) or any(tuple(moment.shape) != shape for moment in found)):
-                raise _misfit(parts[0].name)
+                raise misfit(parts[0].name)
             if found:
                 self._momentum[shape] = torch.stack(found).to(self.group.parameters[parts[0].name].device)
 
@@ -210,28 +212,31 @@ class _Part(NamedTuple):
 def parameter_groups(
     parameters: Mapping[str, nn.Parameter],
     *,
-    rule: Literal["muon", "adamw"],
+    rule: OptimizerName,
     lr: float,
     embedding_lr: float,
     head_lr: float,
+    scalar_lr: float | None = None,
     weight_decay: float,
     parts: Mapping[str, tuple[int, ...]],
 ) -> list[Group]:
     """A model's trainable parameters in groups: matrices, embedding, head (the output matrix) and scalars.
 
-    rule    of the matrices; the rest has AdamW. With adamw for all, decay is on matrices only
+    rule       of the matrices; with muon the rest has AdamW, else all have it. Decay is on matrices only
+    scalar_lr  of norms and biases. None: head_lr
     Source  nanochat's groups and AdamW betas; for adamw the customary 0.9, 0.999 of fine-tuning
     """
     betas = (0.8, 0.95) if rule == "muon" else (0.9, 0.999)
+    rest: OptimizerName = "adamw" if rule == "muon" else rule
     found: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "embedding": {}, "head": {}, "scalars": {}}
     for name, parameter in parameters.items():
         if parameter.requires_grad:
             found[_group_of(name, parameter)][name] = parameter
     return [
         Group("matrices", rule, found["matrices"], lr, weight_decay, betas=betas, parts=parts),
-        Group("embedding", "adamw", found["embedding"], embedding_lr, betas=betas, eps=1e-10),
-        Group("head", "adamw", found["head"], head_lr, betas=betas, eps=1e-10),
-        Group("scalars", "adamw", found["scalars"], head_lr, betas=betas, eps=1e-10),
+        Group("embedding", rest, found["embedding"], embedding_lr, betas=betas, eps=1e-10),
+        Group("head", rest, found["head"], head_lr, betas=betas, eps=1e-10),
+        Group("scalars", rest, found["scalars"], head_lr if scalar_lr is None else scalar_lr, betas=betas, eps=1e-10),
     ]
 
 
@@ -297,14 +302,12 @@ def _rise(step: int, warmup: int) -> float:
 
 
 # How a group is updated.
-RULES: dict[str, type[AdamW] | type[Muon]] = {"muon": Muon, "adamw": AdamW}
+RULES: dict[OptimizerName, type[AdamW] | type[Muon] | type[AdamW8bit] | type[SGD]] = {
+    "muon": Muon,
+    "adamw": AdamW,
+    "adamw_8bit": AdamW8bit,
+    "sgd": SGD,
+}
 
 # Each gives the share of the peak lr for steps 1..total; `warmup` and `decay` are counted in steps.
 SCHEDULES: dict[str, Callable[..., float]] = {"wsd": wsd, "cosine": cosine, "linear": linear, "constant": constant}
-
-
-def _misfit(name: str) -> CorruptArtifact:
-    return CorruptArtifact(
-        f"the saved optimizer state does not fit the parameter {name}",
-        fix="delete the work folder of this step and train again",
-    )

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wyrmling import config
-from wyrmling.config import Settings, TrainObjective, TrainStep
+from wyrmling.config import OptimizerName, Settings, TrainObjective, TrainStep
 from wyrmling.core.errors import BadSetting
 from wyrmling.train.methods import METHODS
 from wyrmling.train.sizes import PRESETS, Kind, Preset, Sized, ffn_of, heads_of, sized, width_per_layer
@@ -61,9 +61,13 @@ class Facts:
     flops: float | None = None
 
     def of(self, step: TrainStep) -> tuple[SourceFacts, ...]:
-        """The rows that a step learns from."""
+        """The rows that a step learns from, those of its replay left out."""
         kinds = KINDS[step.objective]
-        return tuple(s for s in self.sources if s.kind in kinds and (step.sources is None or s.source in step.sources))
+        return tuple(
+            s
+            for s in self.sources
+            if s.kind in kinds and s.source not in step.replay and (step.sources is None or s.source in step.sources)
+        )
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,11 @@ class Shape:
 class Derived:
     """The numbers of one training step, none of them open. Counts are tokens and optimizer steps."""
 
-    optimizer: Literal["muon", "adamw"]
+    optimizer: OptimizerName
     lr: float
     embedding_lr: float
     head_lr: float
+    scalar_lr: float
     weight_decay: float
     batch_tokens: int
     micro_batch_tokens: int
@@ -137,7 +142,7 @@ def derive_model(settings: Settings, steps: Iterable[TrainStep], facts: Facts) -
         head_dim=found.width // found.heads,
         ffn=found.ffn,
         context=asked.context or _context(steps, facts, why),
-        tied=found.tied,
+        tied=_tied(asked, found, why),
         reasons=why,
         causal=kind.causal,
         gated=kind.gated,
@@ -220,6 +225,13 @@ def _sizes_for_text(asked: config.Model, kind: Kind, body: float, facts: Facts, 
     return Sized(layers, width, heads, kv_heads, ffn, tied=kind.tied, parameters=0)
 
 
+def _tied(asked: config.Model, found: Sized, why: dict[str, str]) -> bool:
+    if asked.tied is not None:
+        return asked.tied
+    why["tied"] = "the embedding is also the output matrix" if found.tied else "embedding and output matrix are apart"
+    return found.tied
+
+
 def _body_parameters(kind: Kind, steps: tuple[TrainStep, ...], facts: Facts, why: dict[str, str]) -> float:
     """Weights in the blocks, growing with the square root of the text.
 
@@ -265,16 +277,18 @@ def derive_step(
     optimizer = step.optimizer or ("muon" if muon else "adamw")
     if step.optimizer is None:
         why["optimizer"] = "muon for our own models" if muon else "adamw: it moves weights that are already good"
-    lr, embedding_lr, head_lr = _learning_rates(step, shape, optimizer, scratch, first, why)
+    _check_optimizer(step, optimizer, facts)
+    rates = _learning_rates(step, shape, optimizer, scratch, first, why)
     batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
     micro = min(step.micro_batch_tokens or _micro_batch_tokens(settings, shape, facts, why), batch_tokens)
     steps = _steps(step, tokens, batch_tokens, why)
     dropout = _dropout(step, why)
     return Derived(
         optimizer=optimizer,
-        lr=lr,
-        embedding_lr=embedding_lr,
-        head_lr=head_lr,
+        lr=rates.matrices,
+        embedding_lr=rates.embedding,
+        head_lr=rates.head,
+        scalar_lr=rates.scalars,
         weight_decay=_weight_decay(step, optimizer, why),
         batch_tokens=batch_tokens,
         micro_batch_tokens=micro,
@@ -288,14 +302,36 @@ def derive_step(
     )
 
 
+class Rates(NamedTuple):
+    """Peak learning rates of the groups of parameters."""
+
+    matrices: float
+    embedding: float
+    head: float
+    scalars: float
+
+
+def _check_optimizer(step: TrainStep, optimizer: str, facts: Facts) -> None:
+    """Raises BadSetting for an optimizer that this device can't run well."""
+    if optimizer == "adamw_8bit" and facts.device == "cpu":
+        raise BadSetting(
+            'optimizer = "adamw_8bit" needs a GPU: on a CPU it is 30 times slower than adamw and saves little',
+            where=f"train.{step.name}.optimizer",
+            fix='leave it out, or use "adamw" or "sgd"',
+        )
+
+
 def _learning_rates(
     step: TrainStep, shape: Shape, optimizer: str, scratch: bool, first: bool, why: dict[str, str]
-) -> tuple[float, float, float]:
-    """Peak rates of matrices, embedding and head. A rate in the settings moves all three by the same factor."""
+) -> Rates:
+    """Peak rates of all groups: those that the settings name, the others in a derived ratio to that of the matrices."""
     if optimizer == "muon":
         base = 0.02
         ratio_embedding, ratio_head = (1.5 if shape.tied else 5.0), 0.2
         reason = "0.02, the rate that Muon needs at any width"
+    elif optimizer == "sgd":
+        base, ratio_embedding, ratio_head = 0.1, 1.0, 1.0
+        reason = "0.1, the customary rate with momentum 0.9"
     elif first and scratch:
         base = min(3e-3, 0.00235 * (shape.body_parameters / 108e6) ** (-1 / 3))
         ratio_embedding, ratio_head = 1.0, 1.0
@@ -305,13 +341,20 @@ def _learning_rates(
         ratio_embedding, ratio_head = 1.0, 10.0
         reason = "2e-5 at 1G weights, with the inverse cube root of the size; a new head learns 10 times faster"
     method = METHODS[step.method]
-    if method.rate != 1 and optimizer == "adamw":
+    if method.rate != 1 and optimizer != "muon":
         ratio_head *= method.head_rate / method.rate
         base, reason = base * method.rate, f"{reason}; {method.reason}"
     lr = step.lr or base
-    if step.lr is None:
-        why["lr"] = reason
-    return lr, lr * ratio_embedding, lr * ratio_head
+    head = step.head_lr or lr * ratio_head
+    rates = Rates(lr, step.embedding_lr or lr * ratio_embedding, head, step.scalar_lr or head)
+    reasons = {
+        "lr": reason,
+        "embedding_lr": f"{ratio_embedding:g} times lr" + (": it is the output matrix too" if shape.tied else ""),
+        "head_lr": f"{ratio_head:g} times lr",
+        "scalar_lr": "that of the output matrix",
+    }
+    why |= {name: text for name, text in reasons.items() if getattr(step, name) is None}
+    return rates
 
 
 def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, why: dict[str, str]) -> int:
@@ -351,7 +394,7 @@ def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str])
         why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens" + (
             f": {method.reason}" if method.passes != 1 else ""
         )
-    return max(1, round(epochs * tokens / batch_tokens))
+    return max(1, round(epochs * tokens / (batch_tokens * (1 - sum(step.replay.values())))))
 
 
 def _epochs(objective: TrainObjective, tokens: int) -> float:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from wyrmling.config import TrainObjective, TrainStep
+from wyrmling.config import OptimizerName, TrainObjective, TrainStep
 from wyrmling.core import hardware
 from wyrmling.core.hardware import Rates
 from wyrmling.train.effort import EVERYTHING, NF4_BYTES, Effort, effort_of
@@ -36,6 +35,8 @@ START_SECONDS = 3.5
 BASE_GB = {"cpu": 0.54, "cuda": 1.3}
 # What backward needs beside the kept activations, and what the allocator can't use again (6 runs are within 10 %).
 KEPT_TWICE = 1.3
+# Bytes of moments per weight; with Muon those of the weights that AdamW moves.
+MOMENT_BYTES: dict[OptimizerName, int] = {"muon": 8, "adamw": 8, "adamw_8bit": 2, "sgd": 4}
 # The chunked loss holds this many rows of logits, three times over.
 LOSS_ROWS, LOGITS_HELD = 512, 3
 
@@ -59,7 +60,7 @@ class Work:
     logits: float
     outputs: int
     looked_at: float
-    optimizer: Literal["muon", "adamw"]
+    optimizer: OptimizerName
     device: hardware.Device
     dtype: hardware.Dtype
     threads: int | None = None
@@ -156,7 +157,7 @@ def _update_seconds(work: Work, rates: Rates) -> float:
     """One optimizer update: the bytes of weights and moments, and Muon's iterations on the blocks' matrices."""
     shape = work.shape
     moved = STATE_MOVED * 4 * moved_parameters(work) / rates.copy
-    if work.optimizer == "adamw" or work.effort.moved == 0:
+    if work.optimizer != "muon" or work.effort.moved == 0:
         return moved
     d, q, kv = shape.width, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     sizes = ((q + 2 * kv, d), (d, q), ((2 if shape.gated else 1) * shape.ffn, d), (d, shape.ffn))
@@ -171,8 +172,8 @@ def memory_gb(work: Work) -> float:
     """
     shape, effort = work.shape, work.effort
     moved = moved_parameters(work)
-    matrices = 0 if work.optimizer == "adamw" else effort.moved * shape.body_parameters
-    moments = 4 * matrices + 8 * (moved - matrices)
+    matrices = effort.moved * shape.body_parameters if work.optimizer == "muon" else 0
+    moments = 4 * matrices + MOMENT_BYTES[work.optimizer] * (moved - matrices)
     still = (1 - effort.moved) * shape.body_parameters
     weights = 4 * (shape.parameters - still + effort.added) + effort.frozen * still
     held = weights + 4 * moved + moments

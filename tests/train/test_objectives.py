@@ -1,0 +1,111 @@
+"""Losses and their settings against torch and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
+
+from wyrmling.config import TrainStep
+from wyrmling.core.errors import BadSetting
+from wyrmling.model.attention import Segments
+from wyrmling.model.heads import Model
+from wyrmling.model.transformer import ModelConfig
+from wyrmling.train.batches import IGNORED, Batch
+from wyrmling.train.objectives import class_weights, loss_function
+
+LENGTHS = [5, 9, 3]
+
+
+def model(head: str = "next", *, zero_init: bool = False) -> Model:
+    family = "qwen3" if head == "next" else "modernbert"
+    config = ModelConfig(family, 64, 32, 2, 2, 2, 16, 48, 32)  # type: ignore[arg-type]
+    return Model(config, head, 4, seed=1, zero_init=zero_init)  # type: ignore[arg-type]
+
+
+def batch(targets: torch.Tensor) -> Batch:
+    tokens = torch.randint(64, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
+    return Batch(tokens, LENGTHS, targets, np.arange(len(LENGTHS)))
+
+
+@pytest.mark.parametrize("head", ["classes", "tags"])
+def test_classes_weigh_as_in_torch(head: str) -> None:
+    objective = "classify" if head == "classes" else "tag"
+    of = model(head).double()
+    n = len(LENGTHS) if head == "classes" else sum(LENGTHS)
+    targets = torch.arange(n) % 4
+    targets[1] = IGNORED
+    weights = [0.5, 1.0, 2.0, 3.0]
+    loss, count = loss_function(objective, label_smoothing=0.1, weights=weights)(of, batch(targets))  # type: ignore[arg-type]
+    logits = of.logits(batch(targets).tokens, Segments(LENGTHS))
+    judge = F.cross_entropy(
+        logits, targets, torch.tensor(weights).double(), reduction="sum", label_smoothing=0.1, ignore_index=IGNORED
+    )
+    assert count == n - 1
+    torch.testing.assert_close(loss, judge, rtol=1e-12, atol=0)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    step = TrainStep(name="s", objective="classify", class_weights="balanced")
+    labels = np.repeat([0, 1, 2], [30, 6, 4])
+    judge = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert class_weights(step, ["a", "b", "c"], [30, 6, 4]) == pytest.approx(judge)
+    # a label without rows is never a target
+    assert class_weights(step, ["a", "b", "c", "d"], [30, 6, 4, 0]) == pytest.approx([*judge, 0.0])
+
+
+def test_given_weights_name_labels_that_exist() -> None:
+    step = TrainStep(name="s", objective="classify", class_weights={"b": 3.0})
+    assert class_weights(step, ["a", "b"], [1, 1]) == [1.0, 3.0]
+    with pytest.raises(BadSetting, match="'b', which no row has"):
+        class_weights(step, ["a", "c"], [1, 1])
+
+
+def test_tokens_are_smoothed_as_in_torch() -> None:
+    of = model().double()
+    targets = torch.arange(sum(LENGTHS)) % 64
+    loss, _ = loss_function("sft", label_smoothing=0.2)(of, batch(targets))
+    logits = of.logits(batch(targets).tokens, Segments(LENGTHS))
+    torch.testing.assert_close(loss, F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.2))
+
+
+def test_noise_on_embeddings_is_bounded_by_the_length_of_each_document() -> None:
+    of = model().train()
+    seen: list[torch.Tensor] = []
+    # called after the noise's own hook, so it sees what the first block sees
+    noisy, alpha = loss_function("causal", neftune=5.0), 5.0
+    material = batch(torch.arange(sum(LENGTHS)))
+    of.body.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    torch.manual_seed(0)
+    noisy(of, material)
+    plan = Segments(LENGTHS).plan(torch.device("cpu"))
+    noise = (seen[0] - of.body.embedding(material.tokens)[plan.order_P])[plan.where_N]
+    for length, part in zip(LENGTHS, noise.split(LENGTHS), strict=True):
+        bound = alpha / (length * 32) ** 0.5
+        assert part.abs().max() <= bound
+        # the variance of a uniform distribution; within four standard deviations of a mean of n squares
+        expected = bound**2 / 3
+        spread = (bound**4 * (1 / 5 - 1 / 9) / part.numel()) ** 0.5
+        assert abs(part.square().mean() - expected) < 4 * spread
+
+
+def test_noise_follows_the_seed_and_is_silent_in_validation() -> None:
+    of, material = model(), batch(torch.arange(sum(LENGTHS)))
+    noisy, plain = loss_function("causal", neftune=5.0), loss_function("causal")
+
+    def value(mode: bool, seed: int) -> float:
+        torch.manual_seed(seed)
+        return float(noisy(of.train(mode), material)[0])
+
+    assert value(True, 1) == value(True, 1) != value(True, 2)
+    assert value(False, 1) == float(plain(of.eval(), material)[0])
+    assert not of.body.embedding._forward_hooks
+
+
+def test_blocks_start_as_the_identity_unless_told_otherwise() -> None:
+    tokens = torch.arange(10)
+    for zero_init in (True, False):
+        of = model(zero_init=zero_init)
+        hidden = of.body(tokens, Segments([10]))
+        same = torch.allclose(hidden, of.body.final_norm(of.body.embedding(tokens)), atol=1e-6)
+        assert same == zero_init
