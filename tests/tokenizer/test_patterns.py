@@ -12,7 +12,7 @@ from tokenizer.samples import ODD_TEXTS
 from wyrmling.config import Tokenizer as Settings
 from wyrmling.core.errors import BadSetting
 from wyrmling.tokenizer import bpe
-from wyrmling.tokenizer.patterns import NAMED, word_pattern
+from wyrmling.tokenizer.patterns import NAMED, grouped, word_pattern
 
 TEXT = "I'll pay 1234567 in  2 DAYS\n\n  ok?"
 
@@ -66,6 +66,20 @@ def test_gpt2s_pattern_cuts_as_gpt2_does() -> None:
     for text in ODD_TEXTS:
         ours = [bpe.to_byte_level(word.encode()) for word in words(text, pattern="gpt2")]
         assert ours == [word for word, _ in theirs.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("whitespace", ["joined", "apart", "single"])
+def test_the_faster_form_for_the_trainer_cuts_alike(name: str, whitespace: str) -> None:
+    pattern = word_pattern(Settings(pattern=name, whitespace=whitespace), 50_000)
+    assert grouped(pattern) != pattern
+    for text in (TEXT, *ODD_TEXTS):
+        assert regex.findall(grouped(pattern), text) == regex.findall(pattern, text)
+
+
+@pytest.mark.parametrize("pattern", [r"[a-z]+|[^a-z]+", r"|\s+(?!\S)|\s+", r"\S+\|\s+(?!\S)|\s+", "x*"])
+def test_other_patterns_are_left_as_they_are(pattern: str) -> None:
+    assert grouped(pattern) == pattern
 
 
 def test_a_pattern_of_ones_own_is_taken_as_it_is() -> None:

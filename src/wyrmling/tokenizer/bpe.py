@@ -7,7 +7,7 @@ special tokens last. Knows nothing of projects, files or chat.
 
 from __future__ import annotations
 
-import itertools
+import codecs
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from wyrmling.config import Tokenizer as Settings
 from wyrmling.core.errors import NothingToLearn
 from wyrmling.core.log import warn
-from wyrmling.tokenizer.patterns import word_pattern
+from wyrmling.tokenizer.patterns import grouped, word_pattern
 
 END_OF_TEXT = "<|endoftext|>"
 IM_START = "<|im_start|>"
@@ -138,7 +138,7 @@ def _train_rustbpe(texts: Iterable[str], n_tokens: int, pattern: str) -> Vocabul
 
     trained, corpus = rustbpe.Tokenizer(), _Watched(texts)
     try:
-        trained.train_from_iterator(iter(corpus), n_tokens, buffer_size=1024, pattern=pattern)
+        trained.train_from_iterator(iter(corpus), n_tokens, buffer_size=1024, pattern=grouped(pattern))
     except BaseException as error:
         # A panic in Rust arrives as PanicException, which is not an Exception and would pass every ordinary guard. A
         # ValueError is an expression that only `tokenizers` understands.
@@ -194,30 +194,29 @@ def find_merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     ranks = {token: rank for rank, token in enumerate(tokens)}
     if len(ranks) != len(tokens) or list(tokens[:256]) != [bytes([byte]) for byte in range(256)]:
         raise ConversionError("the vocabulary repeats a token or does not begin with the 256 bytes")
-    merges = []
+    merges, earlier = [], set(tokens[:256])
     for rank, token in enumerate(tokens[256:], start=256):
         # Few tails are tokens, so they are looked up first.
-        cuts = [
-            (token[:at], token[at:])
-            for at in range(1, len(token))
-            if ranks.get(token[at:], rank) < rank and ranks.get(token[:at], rank) < rank
-        ]
-        merges.append(cuts[0] if len(cuts) == 1 else _merge_up_to(token, rank, ranks))
+        cuts = [at for at in range(1, len(token)) if token[at:] in earlier and token[:at] in earlier]
+        merges.append((token[: cuts[0]], token[cuts[0] :]) if len(cuts) == 1 else _merge_up_to(token, rank, ranks))
+        earlier.add(token)
     return merges
 
 
 def _merge_up_to(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The two parts that a token's bytes end as, merged with the ranks below its own."""
     parts = [token[at : at + 1] for at in range(len(token))]
-    scores = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
+    scores = [ranks.get(token[at : at + 2], rank) for at in range(len(token) - 1)]
     while len(parts) > 2:
         best = min(scores)
         if best >= rank:
             raise ConversionError(f"token {rank} {token!r} is not a merge of two earlier tokens")
         at = scores.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        around = parts[max(0, at - 1) : at + 2]
-        scores[max(0, at - 1) : at + 2] = [ranks.get(left + right, rank) for left, right in itertools.pairwise(around)]
+        parts[at] += parts.pop(at + 1)
+        del scores[at]
+        for beside in (at - 1, at):
+            if 0 <= beside < len(scores):
+                scores[beside] = ranks.get(parts[beside] + parts[beside + 1], rank)
     return parts[0], parts[1]
 
 
@@ -231,8 +230,9 @@ def build(
     extra  tokens of the user's own, each found wherever it stands in a text; their ids come before the special ones
     infill True: with the special tokens of filling in the middle
     """
-    vocab = {to_byte_level(token): rank for rank, token in enumerate(vocabulary.tokens)}
-    merges = [(to_byte_level(left), to_byte_level(right)) for left, right in vocabulary.merges]
+    spelled = {token: to_byte_level(token) for token in vocabulary.tokens}
+    vocab = {spelled[token]: rank for rank, token in enumerate(vocabulary.tokens)}
+    merges = [(spelled[left], spelled[right]) for left, right in vocabulary.merges]
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=None))
     tokenizer.pre_tokenizer = _pre_tokenizer(vocabulary.pattern)
     tokenizer.decoder = decoders.ByteLevel()
@@ -262,7 +262,7 @@ def _byte_level_letters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(rest)) for byte in range(256)]
 
 
-_LETTERS = _byte_level_letters()
+_LETTERS = "".join(_byte_level_letters())
 _BYTES = {letter: byte for byte, letter in enumerate(_LETTERS)}
 
 
@@ -273,7 +273,7 @@ def may_be_mistaken(token: str) -> bool:
 
 def to_byte_level(token: bytes) -> str:
     """A token's bytes in the letters of a byte-level vocabulary: b" a" is "Ġa"."""
-    return "".join(_LETTERS[byte] for byte in token)
+    return codecs.charmap_decode(token, "strict", _LETTERS)[0]
 
 
 def from_byte_level(token: str) -> bytes:

@@ -35,6 +35,19 @@ _WHITESPACE = {"joined": "", "apart": r"\s+|", "single": r"\s|"}
 # Vocabularies up to this size take numbers two digits at a time: best there, as measured by nanochat.
 _SMALL_VOCAB = 32_768
 
+# The end of all named patterns: white space, but for the last of it before a word.
+_LOOKING_AHEAD = r"|\s+(?!\S)|\s+"
+
+
+def grouped(pattern: str) -> str:
+    """The same expression for rustbpe, whose engine tries each part of one that looks ahead by itself.
+
+    In a group of their own the parts that don't look ahead are tried at once, which takes three quarters of the time.
+    """
+    before = pattern.removesuffix(_LOOKING_AHEAD)
+    is_whole = before in ("", pattern) or before.endswith("\\")
+    return pattern if is_whole else f"(?:{before}){_LOOKING_AHEAD}"
+
 
 def word_pattern(settings: Settings, vocab_size: int) -> str:
     """The expression that the settings ask for, by default that of GPT-4 (cl100k).
