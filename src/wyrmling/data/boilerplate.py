@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # assumption: boilerplate is a line of two words or more on over 30 % of at least 5 pages of a source.
 PAGED = frozenset({"html", "pdf", "md", "docx", "pptx", "odt", "rtf", "epub", "eml", "mbox", "msg"})
 COPY_SHARE = 0.5
-TWO_WORDS = re.compile(r"[^\W\d_]{2,}.*\s\W*[^\W\d_]{2,}")
+TWO_WORDS = re.compile(r"[^\W\d_]{2}.*?\s\W*[^\W\d_]{2}")
 MARKUP = ("#", "<", "|", "`", "~")
 
 
