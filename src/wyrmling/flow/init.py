@@ -12,6 +12,7 @@ from typing import Any
 
 from wyrmling import config
 from wyrmling.core.errors import BadInput, UsageError
+from wyrmling.flow import import_config
 
 START = """\
 # The settings of this project; all of them: wyrmling schema, or docs/settings.md
@@ -64,7 +65,8 @@ def init(folder: Path, *, example: str | None = None, source: Path | None = None
     """Make a project folder.
 
     example  the name of a shipped example to copy
-    source   a file or folder to read from; the task and the columns are proposed from a sample
+    source   a file or folder to read from; the task and the columns are proposed from a sample. A YAML file is the
+             configuration of another trainer
     Raises   UsageError for an unknown example, missing files, or a folder that already holds something.
     """
     if example is not None and source is not None:
@@ -73,6 +75,8 @@ def init(folder: Path, *, example: str | None = None, source: Path | None = None
         raise UsageError(f"{folder} already exists and is not empty", fix="choose another folder name")
     if example is not None:
         notes = _copy_example(example, folder)
+    elif source is not None and source.suffix.lower() in import_config.SUFFIXES:
+        notes = _from_config(source, folder)
     elif source is not None:
         notes = _from_files(source, folder)
     else:
@@ -92,6 +96,15 @@ def _copy_example(example: str, folder: Path) -> tuple[str, ...]:
     shutil.copytree(shipped / example, folder, dirs_exist_ok=True, ignore=results)
     goal = config.load(folder).settings.objective.goal
     return (goal,) if goal else ()
+
+
+def _from_config(path: Path, folder: Path) -> tuple[str, ...]:
+    """A project like a configuration of another trainer; the notes list what has no equivalent."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist", fix="name a configuration file")
+    settings, notes = import_config.load(path)
+    _write(folder, import_config.text(_project_name(folder), settings))
+    return tuple(notes)
 
 
 def _from_files(path: Path, folder: Path) -> tuple[str, ...]:

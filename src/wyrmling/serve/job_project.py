@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from wyrmling.config import PROJECT_FILE, Project
+from wyrmling.core import toml
 from wyrmling.core.artifact import write_durably
 from wyrmling.core.errors import WyrmlingError
 from wyrmling.core.tables import Job
@@ -116,7 +116,7 @@ def write_project(project: Project, job: Job, rows: int, derived: dict[str, Any]
         "train": [_step(job, labels, derived)],
         "machine": settings.machine.model_dump(mode="json", exclude_unset=True),
     }
-    write_durably(folder_of(project, job) / PROJECT_FILE, "\n".join(_toml(content)).encode())
+    write_durably(folder_of(project, job) / PROJECT_FILE, "\n".join(toml.lines(content)).encode())
 
 
 def seed(job: Job) -> int:
@@ -155,21 +155,3 @@ def _absolute(url: str) -> str:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         parsed = parsed.set(database=str(Path(parsed.database).resolve()))
     return parsed.render_as_string(hide_password=False)
-
-
-def _toml(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The lines of a TOML table. JSON's strings, numbers, booleans and flat lists are TOML's too."""
-    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    rows = {
-        key: value for key, value in table.items() if isinstance(value, list) and value and isinstance(value[0], dict)
-    }
-    for key, value in table.items():
-        if key not in inner and key not in rows and value is not None:
-            yield f"{key} = {json.dumps(value)}"
-    for key, value in inner.items():
-        yield f"[{prefix}{key}]"
-        yield from _toml(value, f"{prefix}{key}.")
-    for key, items in rows.items():
-        for item in items:
-            yield f"[[{prefix}{key}]]"
-            yield from _toml(item, f"{prefix}{key}.")
