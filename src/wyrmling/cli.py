@@ -182,7 +182,8 @@ def init(
         str | None, typer.Option(help="Copy a shipped example: support-desk, storyteller, newsdesk.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Files to start from; the settings are proposed.")
+        Path | None,
+        typer.Option("--from", help="Data files, or a YAML of LLaMA-Factory, Axolotl or TRL; settings are proposed."),
     ] = None,
 ) -> Answer:
     """Make a project folder: a shipped example, or a start from your own files."""
@@ -366,6 +367,31 @@ def run(project: Any) -> Answer:
     from wyrmling.flow import run as flow
 
     done = flow.run(project)
+    return Answer(done.document(), done.text(), done.exit_code)
+
+
+@app.command()
+@verb
+def retrain(
+    project: Any,
+    when_needed: Annotated[
+        bool, typer.Option("--when-needed", help="Only with enough accepted feedback, time gone by, or drift.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep looking whether it is needed.")] = False,
+    poll: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 60.0,
+    every: Annotated[str | None, typer.Option(help="Also after this time: 12h, 7d, 4w.")] = None,
+) -> Answer:
+    """Accepted feedback becomes the next model: PROMOTE, HOLD or INCONCLUSIVE against the champion."""
+    from wyrmling.flow import retrain as again
+    from wyrmling.flow import watch as looking
+
+    if every is not None:
+        project = looking.with_period(project, every)
+    if watch:
+        looking.watch(project, poll)
+    if when_needed and not (why := looking.reasons(project)):
+        return Answer({"needed": False, "reasons": why}, looking.waiting(project))
+    done = again.run(project)
     return Answer(done.document(), done.text(), done.exit_code)
 
 
@@ -555,6 +581,15 @@ def rollback(
     return Answer(*models.rollback(project, name))
 
 
+@models_app.command()
+@verb
+def canary(project: Any) -> Answer:
+    """Judge the challenger that answers a share of the requests: promote it, withdraw it, or wait."""
+    from wyrmling.flow import canary as trial
+
+    return Answer(*trial.judge(project))
+
+
 @keys_app.callback()
 def _keys(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is None:
@@ -708,6 +743,18 @@ def collect(project: Any) -> Answer:
     from wyrmling.flow import feedback
 
     return Answer(*feedback.collected(project))
+
+
+@feedback_app.command()
+@verb
+def drift(
+    project: Any,
+    replay: Annotated[bool, typer.Option("--replay", help="Also score the champion again on its test rows.")] = False,
+) -> Answer:
+    """Has what people ask, or how well it is answered, changed? Alarms go to feedback.webhook; exit 3 with one."""
+    from wyrmling.flow import drift as looking
+
+    return Answer(*looking.look(project, replay=replay))
 
 
 @feedback_app.command()

@@ -442,6 +442,34 @@ class Feedback(Section):
     on it."""
     sketches: bool = True
     """Keep hashed words of each prompt (4,096 places, no text) with its usage, so that a change of topics shows."""
+    window: int = Field(default=500, ge=50)
+    """Answers in each of the two windows that are compared to find drift: the champion's first, and the newest."""
+    false_alarms: float = Field(default=0.01, gt=0, lt=1)
+    """Chance that a look at windows without any drift raises an alarm, over all its signals together."""
+    webhook: str | None = Field(default=None, pattern=r"^https?://")
+    """An address that gets a JSON message by POST when drift is found."""
+
+
+class Retrain(Section):
+    every: str | None = Field(default=None, pattern=r"^[1-9]\d*[hdw]$")
+    """Time after which `--when-needed` and `--watch` train again, such as "12h", "7d" or "4w". None: no such reason."""
+    min_feedback: int = Field(default=50, ge=1)
+    """Accepted feedback that no training has used, from which `--when-needed` and `--watch` train again."""
+    start: Literal["champion", "trunk"] | None = None
+    """What training starts from: the champion, or the trunk (the model that the champion's last step began with).
+    None: the trunk when there is one."""
+    margin: float = Field(default=0.02, ge=0)
+    """What the challenger may lose against the champion in the main metric, on the same test rows."""
+    slice_margin: float = Field(default=0.05, ge=0)
+    """What it may lose in any part of the test rows (a label, a length, a source) at most."""
+    new_failures: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the frozen feedback that the champion gets right and the challenger may get wrong."""
+    extra_cost: float = Field(default=0.25, ge=0)
+    """By what share the challenger may be slower or use more energy per answer."""
+    implausible: float = Field(default=0.15, ge=0, le=1)
+    """Share of the accepted labels that may look wrong to a classifier trained on the old rows."""
+    canary_answers: int = Field(default=200, ge=20)
+    """Answers of a challenger on trial (`serve.canary`) before it is judged."""
 
 
 class Machine(Section):
@@ -483,6 +511,7 @@ class Settings(Section):
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
     feedback: Feedback = Feedback()
+    retrain: Retrain = Retrain()
     machine: Machine = Machine()
 
     @model_validator(mode="after")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wyrmling import config
 from wyrmling.config import Feedback as Settings
 from wyrmling.core.errors import BadInput
+from wyrmling.data import origins, read
 from wyrmling.feedback import collect
 from wyrmling.feedback.collect import is_frozen, matching
 from wyrmling.feedback.ratings import rate
@@ -19,8 +22,8 @@ HELLO = [{"role": "user", "content": "hello"}]
 LEARN_ALL = Settings(regression_share=0)
 
 
-def collected(reviews, settings=LEARN_ALL):
-    return collect.collect(reviews.find(), settings)
+def collected(reviews, settings=LEARN_ALL, task="chat"):
+    return collect.collect(reviews.find(), settings, task)
 
 
 def rows(reviews, settings=LEARN_ALL):
@@ -56,11 +59,11 @@ def test_corrected_tags_must_fit_the_words(store, reviews, answered):
 def test_a_corrected_answer_is_learned_and_preferred_over_what_was_said(store, reviews, answered):
     answered("chatcmpl-1", HELLO, endpoint="chat", answer="go away")
     rate(store, "chatcmpl-1", correction="hello to you", rating="down")
+    good, bad = ({"role": "assistant", "content": text} for text in ("hello to you", "go away"))
     assert rows(reviews) == [
-        ("examples", {"messages": [*HELLO, {"role": "assistant", "content": "hello to you"}]}),
-        ("pairs", {"prompt": HELLO, "chosen": [{"role": "assistant", "content": "hello to you"}],
-                   "rejected": [{"role": "assistant", "content": "go away"}]}),
-    ]  # fmt: skip
+        ("examples", {"messages": [*HELLO, good]}),
+        ("pairs", {"chosen": [*HELLO, good], "rejected": [*HELLO, bad]}),
+    ]
 
 
 @pytest.mark.parametrize("rating", ["up", "down"])
@@ -68,9 +71,37 @@ def test_a_rating_alone_labels_the_answer(store, reviews, answered, rating):
     answered("cmpl-1", "once upon", endpoint="completions", answer=" a time")
     rate(store, "cmpl-1", rating=rating)
     asked, said = {"role": "user", "content": "once upon"}, {"role": "assistant", "content": " a time"}
-    rated = ("rated", {"prompt": [asked], "completion": [said], "label": rating == "up"})
+    rated = ("rated", {"messages": [asked, said], "rating": rating == "up"})
     learned = [("examples", {"messages": [asked, said]})] if rating == "up" else []
     assert rows(reviews) == [*learned, rated]
+
+
+def test_a_project_that_continues_texts_learns_texts(store, reviews, answered):
+    answered("cmpl-1", "once upon", endpoint="completions", answer=" a time")
+    rate(store, "cmpl-1", correction=" a tree")
+    learned = [one.row for one in collected(reviews, task="complete").learned if one.form == "examples"]
+    assert learned == [{"text": "once upon a tree"}]
+
+
+def test_what_is_collected_is_what_the_data_stage_reads(store, reviews, answered, project):
+    answered("chatcmpl-1", HELLO, endpoint="chat", answer="go away")
+    answered("chatcmpl-2", [{"role": "user", "content": "bye"}], endpoint="chat", answer="so long")
+    rate(store, "chatcmpl-1", correction="hello to you")
+    rate(store, "chatcmpl-2", rating="up")
+    chat = project.settings.objective.model_copy(update={"task": "chat"})
+    settings = project.settings.model_copy(update={"objective": chat, "feedback": LEARN_ALL})
+    made = collect.run(replace(project, settings=settings), reviews.find())
+    kinds, columns_of = {}, {
+        collect.EXAMPLES: {"messages": "messages"},
+        collect.RATED: {"messages": "messages", "rating": "rating"},
+        collect.PAIRS: {"chosen": "chosen", "rejected": "rejected"},
+    }  # fmt: skip
+    for name, columns in columns_of.items():
+        origin = origins.find_origin("s", config.Source(path=str(made.path / name), **columns), made.path)
+        kinds[name] = [(row.kind, row.messages[-1].content) for row in read.read_rows(origin)]
+    assert kinds[collect.EXAMPLES] == [("conversation", "hello to you"), ("conversation", "so long")]
+    assert [kind for kind, _ in kinds[collect.RATED]] == ["rating"]
+    assert [kind for kind, _ in kinds[collect.PAIRS]] == ["pair"]
 
 
 def test_of_several_answers_under_one_id_none_is_taken_for_the_rated_one(store, reviews, answered):
@@ -84,7 +115,7 @@ def test_a_preference_is_a_pair_of_two_answers_to_one_prompt(store, reviews, ans
     answered("chatcmpl-bad", HELLO, endpoint="chat", answer="what")
     answered("chatcmpl-else", [{"role": "user", "content": "bye"}], endpoint="chat", answer="bye")
     rate(store, "chatcmpl-good", preferred_over="chatcmpl-bad")
-    assert [row["rejected"][0]["content"] for form, row in rows(reviews) if form == "pairs"] == ["what"]
+    assert [row["rejected"][-1]["content"] for form, row in rows(reviews) if form == "pairs"] == ["what"]
     for other in ("chatcmpl-else", "chatcmpl-good"):
         with pytest.raises(BadInput, match="two answers to the same prompt"):
             rate(store, "chatcmpl-good", preferred_over=other)
@@ -132,7 +163,7 @@ def test_the_frozen_share_is_tested_on_and_never_learned_from(store, reviews, an
         rate(store, f"cls-{number}", correction="a")
     reviews.decide([said.feedback.id for said in reviews.find()], "accepted")
     accepted = reviews.find(status="accepted")
-    found = collect.collect(accepted, Settings(max_per_user=1000))
+    found = collect.collect(accepted, Settings(max_per_user=1000), "classify")
     assert 15 <= len(found.frozen) <= 50, "a tenth of 300"
     assert not {e.row["text"] for e in found.frozen} & {e.row["text"] for e in found.learned}
     assert len(found.frozen) + len(found.learned) == 300

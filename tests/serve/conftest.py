@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -144,6 +144,7 @@ def running(
     loaded = load_checked(found)
     service = Service(loaded, run.new_engine(loaded, settings, metrics), store, metrics, settings, watts=10.0)
     if project is not None:
+        service = replace(service, feedback=project.settings.feedback)
         service = run.with_workshop(service, Workshop(project, store), "cpu")
     log = AccessLog(settings.access_log, Path.cwd() if project is None else project.root)
     with contextlib.closing(run.listen(host, 0, store)) as listener:

@@ -6,7 +6,7 @@ Decisions about challengers and reports on drift, which follow from feedback, ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from wyrmling.core import tables
 from wyrmling.core.store import Store, now
 from wyrmling.core.tables import Decided, Feedback, ReviewStatus, Usage
 
+BATCH = 10_000
 # What of an answer could say who asked or what; numbers stay.
 _PRIVATE = {"prompt": None, "answer": None, "user": None, "sketch": None, "labels": None, "prompt_sha256": ""}
 
@@ -92,11 +93,11 @@ class Reviews:
 
     @staticmethod
     def _others(connection: sa.Connection, said: Sequence[Feedback]) -> dict[str, Usage]:
-        ids = [one.preferred_over for one in said if one.preferred_over is not None]
-        if not ids:
-            return {}
-        rows = connection.execute(sa.select(tables.usage).where(tables.usage.c.id.in_(ids)))
-        return {row.id: Usage(**row._mapping) for row in rows}
+        others = {}
+        for some in _batches([one.preferred_over for one in said if one.preferred_over is not None]):
+            for row in connection.execute(sa.select(tables.usage).where(tables.usage.c.id.in_(some))):
+                others[row.id] = Usage(**row._mapping)
+        return others
 
     def decide(self, ids: Sequence[str], status: ReviewStatus) -> None:
         """Keep what a reviewer decided about feedback. A later decision replaces an earlier one."""
@@ -108,7 +109,8 @@ class Reviews:
 
     def _update(self, ids: Sequence[str], values: dict[str, Any]) -> None:
         with self.store.writing() as connection:
-            connection.execute(tables.feedback.update().where(tables.feedback.c.id.in_(ids)).values(values))
+            for some in _batches(ids):
+                connection.execute(tables.feedback.update().where(tables.feedback.c.id.in_(some)).values(values))
 
     def counts(self) -> dict[str, int]:
         """How much feedback is new, accepted and rejected, and how much of the accepted no training has used yet."""
@@ -173,6 +175,11 @@ class Reviews:
 def _of(user: str, columns: Any) -> Any:
     """The condition that a row is of this end user or key."""
     return sa.or_(columns.user == pseudonym(user), columns.key_id == user)
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Databases take some tens of thousands of values in one statement."""
+    return (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
 
 
 def _read(kind: Any, table: sa.Table, row: Any) -> Any:

@@ -267,11 +267,21 @@ class Store:
         with self.writing() as connection:
             connection.execute(tables.usage.insert().values(asdict(usage)))
 
-    def usage(self, *, since: str | None = None, limit: int | None = None) -> list[Usage]:
-        """The answered requests, newest first. `since` is an ISO 8601 time in UTC."""
-        query = sa.select(tables.usage).order_by(tables.usage.c.created.desc(), tables.usage.c.id)
+    def usage(
+        self,
+        *,
+        since: str | None = None,
+        limit: int | None = None,
+        digest: str | None = None,
+        oldest_first: bool = False,
+    ) -> list[Usage]:
+        """The answered requests, newest first. `since` is an ISO 8601 time in UTC, `digest` that of a model."""
+        created = tables.usage.c.created
+        query = sa.select(tables.usage).order_by(created if oldest_first else created.desc(), tables.usage.c.id)
         if since is not None:
-            query = query.where(tables.usage.c.created >= since)
+            query = query.where(created >= since)
+        if digest is not None:
+            query = query.where(tables.usage.c.model_digest == digest)
         with self.reading() as connection:
             return [Usage(**row._mapping) for row in connection.execute(query.limit(limit))]
 

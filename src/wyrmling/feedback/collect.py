@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wyrmling.config import Feedback as Settings
-from wyrmling.config import Project
+from wyrmling.config import Project, Task
 from wyrmling.core import artifact
 from wyrmling.core.artifact import Artifact, Key, write_durably
 from wyrmling.core.reviews import Said
@@ -24,7 +25,9 @@ from wyrmling.feedback.examples import Example, Form, Nothing, examples
 
 VERSION = 1
 STAGE = "feedback"
-EXAMPLES, REGRESSION = "examples.jsonl", "regression.jsonl"
+EXAMPLES, PAIRS, RATED, REGRESSION = "examples.jsonl", "pairs.jsonl", "rated.jsonl", "regression.jsonl"
+# What these files are called as sources of a project, in the same order.
+SOURCES = ("accepted_feedback", "accepted_pairs", "accepted_ratings")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Collected:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def collect(accepted: Sequence[Said], settings: Settings) -> Collected:
+def collect(accepted: Sequence[Said], settings: Settings, task: Task) -> Collected:
     """The examples of accepted feedback, oldest first as given.
 
     Of several about the same text the newest counts. One user, or one key where no user is named, gives at most
@@ -51,7 +54,7 @@ def collect(accepted: Sequence[Said], settings: Settings) -> Collected:
     newest: dict[tuple[Form, str], Example] = {}
     for said in accepted:
         try:
-            made = examples(said)
+            made = examples(said, task)
         except Nothing as reason:
             left_out[str(reason)] += 1
             continue
@@ -94,14 +97,15 @@ def is_frozen(asked: str, share: float) -> bool:
 def run(project: Project, accepted: Sequence[Said]) -> Artifact:
     """The artifact of accepted feedback: found when nothing was accepted since, else written."""
     settings = project.settings.feedback
-    found = collect(accepted, settings)
+    found = collect(accepted, settings, project.settings.objective.task)
     files: dict[str, list[Example]] = {}
     for example in found.learned:
         files.setdefault(f"{example.form}.jsonl", []).append(example)
     if found.frozen:
         files[REGRESSION] = found.frozen
     texts = {name: _lines(rows) for name, rows in files.items()}
-    shaping = settings.model_dump(mode="json", include={"max_per_user", "regression_share"})
+    shaping: dict[str, Any] = settings.model_dump(mode="json", include={"max_per_user", "regression_share"})
+    shaping["task"] = project.settings.objective.task
     inputs = {name: artifact.digest(text) for name, text in texts.items()}
     key = Key(STAGE, project.settings.name, inputs, shaping, VERSION)
     if (done := artifact.find(project.runs, key)) is not None:

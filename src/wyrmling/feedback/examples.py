@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wyrmling.config import Task
 from wyrmling.core.reviews import Said
 
 # What an example is for, which is the file it goes to: learned as it is, as a pair, or as good or bad.
@@ -40,8 +41,8 @@ class Nothing(Exception):
     """No example can come from this feedback; the message is the reason, one word for the counts."""
 
 
-def examples(said: Said) -> list[Example]:
-    """The examples that feedback makes. Raises Nothing."""
+def examples(said: Said, task: Task) -> list[Example]:
+    """The examples that feedback makes for a project with this task. Raises Nothing."""
     prompt = json.loads(said.feedback.prompt or said.usage.prompt or "null")
     if prompt is None:
         raise Nothing("no_text")
@@ -49,7 +50,7 @@ def examples(said: Said) -> list[Example]:
         return [_labelled(said, prompt)]
     if said.usage.endpoint == "tag":
         return [_tagged(said, prompt)]
-    found = list(_written(said, _messages(prompt)))
+    found = list(_written(said, _messages(prompt), continued=prompt if task == "complete" else None))
     if not found:
         raise Nothing("no_answer_text" if said.feedback.rating is not None or said.other else "only_a_comment")
     return found
@@ -84,21 +85,24 @@ def _messages(prompt: Any) -> list[dict[str, str]]:
     return prompt
 
 
-def _written(said: Said, prompt: list[dict[str, str]]) -> Iterator[Example]:
+def _written(said: Said, prompt: list[dict[str, str]], continued: Any) -> Iterator[Example]:
+    """What corrections, ratings and preferences of a written answer give. continued: the text that it goes on from."""
     feedback, correction = said.feedback, said.feedback.correction
     # Of several answers under one id it is not known which one was meant.
     answer = said.usage.answer if said.usage.items == 1 else None
     other = said.other.answer if said.other is not None and said.other.items == 1 else None
     asked = json.dumps(prompt, ensure_ascii=False)
     right = correction or (answer if feedback.rating == 1 else None)
-    if right:
+    if right and isinstance(continued, str):
+        yield Example("examples", asked, {"text": continued + right}, said)
+    elif right and continued is None:
         yield Example("examples", asked, {"messages": [*prompt, _said(right)]}, said)
     for chosen, rejected in ((correction, answer), (answer if other else None, other)):
         if chosen and rejected and chosen != rejected:
-            row = {"prompt": prompt, "chosen": [_said(chosen)], "rejected": [_said(rejected)]}
+            row = {"chosen": [*prompt, _said(chosen)], "rejected": [*prompt, _said(rejected)]}
             yield Example("pairs", asked, row, said)
     if answer and not correction and feedback.rating in (1, -1):
-        rated = {"prompt": prompt, "completion": [_said(answer)], "label": feedback.rating == 1}
+        rated = {"messages": [*prompt, _said(answer)], "rating": feedback.rating == 1}
         yield Example("rated", asked, rated, said)
 
 

@@ -72,7 +72,7 @@ def decide(project: Project, ids: Sequence[str], status: ReviewStatus, *, everyt
         reviews.decide([said.feedback.id for said in found], status)
         waiting = reviews.counts()
     lines = [f"{status} {len(found):,}; {waiting['new']:,} left to review"]
-    empty = [reason for said in found if status == "accepted" and (reason := _reason(said))]
+    empty = [reason for said in found if status == "accepted" and (reason := _reason(said, project))]
     if empty:
         lines.append(f"{len(empty):,} of them give nothing to learn from: {', '.join(sorted(set(empty)))}")
     return {"decided": [said.feedback.id for said in found], "status": status, "counts": waiting}, "\n".join(lines)
@@ -122,9 +122,9 @@ def _known(chosen: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def _reason(said: Said) -> str | None:
+def _reason(said: Said, project: Project) -> str | None:
     try:
-        examples(said)
+        examples(said, project.settings.objective.task)
     except Nothing as reason:
         return str(reason)
     return None

@@ -61,7 +61,7 @@ def decide(project: Project, model: Path, evaluation: Artifact) -> Decision:
     with closing(Store.open(project.database_url)) as store:
         known = _known(store, name, digest)
         reused = known is not None and known.verdict == status
-        version = store.register_model(name, model, digest, _metrics(evaluation), status)
+        version = store.register_model(name, model, digest, metrics_of(evaluation), status)
         # A version that passed before was promoted then; whoever moved the aliases since had a reason.
         if status == "PASS" and not reused:
             store.promote(f"{name}:{version}")
@@ -81,7 +81,7 @@ def _worded(line: dict[str, Any]) -> str:
     return f"{line['status']:<12} {line['criterion']}: {line['reason']}"
 
 
-def _metrics(evaluation: Artifact) -> dict[str, float]:
+def metrics_of(evaluation: Artifact) -> dict[str, float]:
     scores = evaluation.figures["metrics"]
     return {name: float(score["value"]) for name, score in scores.items() if score["value"] is not None}
 

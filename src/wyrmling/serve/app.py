@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from wyrmling.core.reviews import Reviews
 from wyrmling.feedback.ratings import UnknownAnswer, rate
 from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models
 from wyrmling.serve.access import AccessLog
@@ -66,7 +67,9 @@ async def ready(service: Service, request: Request) -> Response:
 
 
 async def metrics(service: Service, request: Request) -> Response:
-    """Everything counted, for Prometheus."""
+    """Everything counted, for Prometheus, and the last look for drift."""
+    if (drift := await run_in_threadpool(Reviews(service.store).last_drift)) is not None:
+        service.metrics.drifted(drift)
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 

@@ -42,6 +42,14 @@ class Metrics:
         self.joules = self._own("energy_joules", "Energy of answering.")
         self.requests = self._own("http_requests", "Requests by route and status.", ("route", "status"))
         self.feedback = self._own("feedback", "Feedback received.", ("rating",))
+        self._drift = {
+            part: self._made(Gauge, f"wyrmling:drift_{part}", text, ("signal",))
+            for part, text in (
+                ("value", "How far a signal has drifted, by the last look."),
+                ("threshold", "What chance exceeds with the allowed probability."),
+                ("alarm", "1 where the last look raised an alarm."),
+            )
+        }
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -82,6 +90,12 @@ class Metrics:
     def rated(self, rating: int | None) -> None:
         """Count one piece of feedback."""
         self.feedback.labels({1: "up", 0: "neutral", -1: "down", None: "none"}[rating]).inc()
+
+    def drifted(self, report: dict[str, Any]) -> None:
+        """Show the last report of `wyrmling feedback drift`."""
+        for signal in report["signals"]:
+            for part, gauge in self._drift.items():
+                gauge.labels(signal["name"]).set(signal[part])
 
     def answered(self, route: str, status: int) -> None:
         """Count one HTTP answer under its route."""
