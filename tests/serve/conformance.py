@@ -169,6 +169,27 @@ def use(tuned: str) -> None:
     refused(openai.NotFoundError, lambda: client.chat.completions.create(**ask), code="model_not_found")
 
 
+def forms() -> None:
+    """Answers by a JSON schema and calls of functions, whole and streamed."""
+    shape = {
+        "type": "object",
+        "properties": {"tea": {"type": "boolean"}},
+        "required": ["tea"],
+        "additionalProperties": False,
+    }
+    json_schema = {"name": "wish", "strict": True, "schema": shape}
+    ask = {"model": MODEL, "messages": HELLO, "max_tokens": 60, "seed": 1}
+    answer = client.chat.completions.create(**ask, response_format={"type": "json_schema", "json_schema": json_schema})
+    assert isinstance(json.loads(answer.choices[0].message.content)["tea"], bool)
+    tools = [{"type": "function", "function": {"name": "brew", "parameters": shape}}]
+    called = client.chat.completions.create(**ask, tools=tools, tool_choice="required").choices[0]
+    assert called.finish_reason == "tool_calls"
+    assert isinstance(json.loads(called.message.tool_calls[0].function.arguments)["tea"], bool)
+    stream = client.chat.completions.create(**ask, tools=tools, tool_choice="required", stream=True)
+    calls = [call for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+    assert [call.function for call in calls] == [call.function for call in called.message.tool_calls]
+
+
 async def paged() -> list[str]:
     async with openai.AsyncOpenAI(base_url=URL, api_key="none") as aid:
         return [file.id async for file in aid.files.list(limit=1)]
@@ -177,5 +198,6 @@ async def paged() -> list[str]:
 if __name__ == "__main__":
     training_file = files()
     wrong_jobs(training_file)
+    forms()
     use(fine_tune(training_file))
     print(f"openai {openai.__version__}: ok")

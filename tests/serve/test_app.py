@@ -26,9 +26,9 @@ def refused(running, path: str, body: object) -> tuple[int, str, str | None]:
     [
         ({"temprature": 1}, 400, "unsupported_parameter", "temprature"),
         ({"functions": []}, 400, "unsupported_parameter", "functions"),
-        ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
+        ({"tools": [{"type": "function"}]}, 400, "missing_required_parameter", "tools.0.function"),
         ({"store": True}, 400, "unsupported_parameter", "store"),
-        ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_format.type"),
+        ({"response_format": {"type": "xml"}}, 400, "unsupported_parameter", "response_format.type"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
             400, "unsupported_parameter", "messages.0.content.0.type",

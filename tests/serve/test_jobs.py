@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shell import ROOT
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.core.errors import WyrmlingError
@@ -54,20 +55,33 @@ def wait(check: Callable[[], object], seconds: float = 600) -> None:
         time.sleep(0.05)
 
 
+# Where scripts/setup puts older majors of the official client; the newest is installed.
+CLIENTS = {3: None, 1: ".venv/openai-1.109.1", 2: ".venv/openai-2.54.0"}
+
+
+def converse(address: str, major: int) -> None:
+    """Run the conformance script with a major of the client."""
+    folder = CLIENTS[major]
+    found = {} if folder is None else {"PYTHONPATH": str(ROOT / folder)}
+    command = [sys.executable, str(Path(__file__).with_name("conformance.py")), f"{address}/v1", "caller"]
+    done = subprocess.run(command, env={**os.environ, **found}, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"openai {major}.") and done.stdout.endswith(": ok\n")
+
+
 def test_the_official_client_takes_a_file_to_a_model_that_answers(start, kitchen, project) -> None:
     store = Store.open(project.database_url)
-    with start(kitchen.model("talker", "next", chat=True, seed=1), project=project, store=store) as server:
-        script = Path(__file__).with_name("conformance.py")
-        command = [sys.executable, str(script), f"{server.address}/v1", "talker"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.endswith(": ok\n")
+    with start(
+        kitchen.model("caller", "next", chat=True, seed=1, context=1024), project=project, store=store
+    ) as server:
+        for major in CLIENTS:
+            converse(server.address, major)
         job = Jobs(store).page(None, after=None, limit=10, metadata={"team": "a b"})[0][0]
         tuned = store.resolve(job.registered)
         assert (tuned.verdict, tuned.aliases) == ("PASS", ("champion",)), "the project's own condition was met"
         assert "bpb" in tuned.metrics
         usage = {row.model: row for row in store.usage()}
-        assert usage["talker"].model_digest != usage[f"ft:talker:desk:tea:{job.id[-8:]}"].model_digest == tuned.digest
+        assert usage["caller"].model_digest != usage[f"ft:caller:desk:tea:{job.id[-8:]}"].model_digest == tuned.digest
         # 36 dollars an hour is a cent a second.
         assert job.usd > 0.01
         folder = project.root / "jobs" / job.id

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from wyrmling.config import Source
+from wyrmling.core import functions
 from wyrmling.core.errors import BadInput
+from wyrmling.core.functions import loaded
 from wyrmling.core.log import say
 from wyrmling.core.records import Kind
 from wyrmling.data import preferences
@@ -315,7 +317,7 @@ def _messages(value: Any, column: str) -> list[Message]:
             )
         content = _content(item.get("content", item.get("value")), number)
         if str(item.get("from", item.get("role"))).lower() in ("function_call", "tool_call"):
-            content = _tool_call(_loaded(content))
+            content = _tool_call(loaded(content))
         messages.append(Message(role, "\n".join(part for part in (content, *_tool_calls(item)) if part)))
     return messages
 
@@ -323,14 +325,13 @@ def _messages(value: Any, column: str) -> list[Message]:
 def _before(cells: dict[str, Any], shape: Shape) -> list[Message]:
     """What comes before the conversation: one system message with the tools, and earlier turns."""
     system = cell(cells, shape.system) if shape.system and shape.system in cells else None
-    tools = _loaded(cells.get(shape.tools)) if shape.tools else None
+    tools = loaded(cells.get(shape.tools)) if shape.tools else None
     parts = [system or ""]
     if isinstance(tools, list) and tools:
-        listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-        parts.append(f"You may call these functions:\n<tools>\n{listed}\n</tools>")
+        parts.append(functions.offered(tools))
     text = "\n\n".join(part for part in parts if part.strip())
     messages = [Message("system", text)] if text else []
-    history = _loaded(cells.get(shape.history)) if shape.history else None
+    history = loaded(cells.get(shape.history)) if shape.history else None
     for turn in history if isinstance(history, list) else ():
         if not isinstance(turn, (list, tuple)) or len(turn) != 2:
             raise Misfit(f"the column {shape.history!r} does not hold pairs of a question and an answer")
@@ -338,16 +339,8 @@ def _before(cells: dict[str, Any], shape: Shape) -> list[Message]:
     return messages
 
 
-def _loaded(value: Any) -> Any:
-    """The value of a text that is JSON; anything else as it is."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        return value
-
-
 def _tool_calls(message: dict[str, Any]) -> list[str]:
-    """The calls of an assistant, in the form that Qwen and Hermes models write them: JSON between <tool_call> tags."""
+    """The calls of an assistant, as texts."""
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
     if not isinstance(calls, list):
         raise Misfit(f"tool_calls holds a {type(calls).__name__}, where a list is expected")
@@ -357,8 +350,7 @@ def _tool_calls(message: dict[str, Any]) -> list[str]:
 def _tool_call(call: Any) -> str:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         raise Misfit("a function call without the name of the function")
-    plain = {"name": call["name"], "arguments": _loaded(call.get("arguments") or {})}
-    return f"<tool_call>\n{json.dumps(plain, ensure_ascii=False)}\n</tool_call>"
+    return functions.call(call["name"], call.get("arguments") or {})
 
 
 def _content(value: Any, number: int) -> str:

@@ -13,9 +13,10 @@ V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +25,7 @@ from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Masks, Rule, Segments, attention
 from wyrmling.model.foreign import Foreign, ForeignCache
 from wyrmling.model.heads import Model
-from wyrmling.model.sampling import Sampling, draw
-
-Finish = Literal["stop", "length"]
+from wyrmling.model.sampling import Finish, Matcher, Sampling, draw
 
 
 class Token(NamedTuple):
@@ -54,7 +53,19 @@ class Answer:
     prompt: list[int]
     sampling: Sampling
     generator: torch.Generator
+    matcher: Matcher | None = None
     answer: list[int] = field(default_factory=list)
+    ended: Finish | None = None
+    """Why the grammar lets nothing follow."""
+
+    def draw(self, logits_V: Tensor) -> int:
+        """The next token by the sampling, within the grammar if there is one."""
+        if self.matcher is None:
+            return draw(logits_V, self.sampling, self.prompt, self.answer, self.generator)
+        logits_V = logits_V.masked_fill(~self.matcher.allowed(), -math.inf)
+        id = draw(logits_V, self.sampling, self.prompt, self.answer, self.generator)
+        self.ended = self.matcher.take(id)
+        return id
 
 
 class Cache:
@@ -120,7 +131,8 @@ class Decoder:
         """
         check_prompt(self.model, prompt, room=1)
         handle, self.next_handle = self.next_handle, self.next_handle + 1
-        self.waiting.append(Answer(handle, list(prompt), sampling, sampling.generator()))
+        matcher = None if sampling.grammar is None else sampling.grammar.matcher()
+        self.waiting.append(Answer(handle, list(prompt), sampling, sampling.generator(), matcher))
         return handle
 
     @torch.inference_mode()
@@ -205,14 +217,15 @@ class Decoder:
         best_B = drawable_BV.argmax(-1).tolist()
         tokens = []
         for row, s in enumerate(self.active):
-            plain = s.sampling.plain
-            id = best_B[row] if plain else draw(drawable_BV[row], s.sampling, s.prompt, s.answer, s.generator)
+            id = best_B[row] if s.sampling.plain else s.draw(drawable_BV[row])
             s.answer.append(id)
             top = _top(logprobs_BV[row, : self.model.config.tokens], s.sampling.top_logprobs)
             tokens.append(Token(s.handle, id, float(logprobs_BV[row, id]), top, self._finish(s)))
         return tokens
 
     def _finish(self, s: Answer) -> Finish | None:
+        if s.ended is not None:
+            return s.ended
         if s.answer[-1] in s.sampling.stop_ids:
             return "stop"
         full = len(s.prompt) + len(s.answer) >= self.model.config.context

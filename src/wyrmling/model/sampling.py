@@ -6,18 +6,40 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from wyrmling.core.errors import BadSetting
 
+Finish = Literal["stop", "length"]
+
+
+class Matcher(Protocol):
+    """Where one answer stands in a grammar."""
+
+    def allowed(self) -> Tensor:
+        """bool[V]: the tokens that may come next, at least one."""
+        ...
+
+    def take(self, token: int) -> Finish | None:
+        """Go on after a token: "stop" when the answer is complete, "length" when it can't be completed."""
+        ...
+
+
+class Grammar(Protocol):
+    """A form that answers must have."""
+
+    def matcher(self) -> Matcher: ...
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How an answer is drawn. Raises BadSetting for a value out of range.
 
-    Applied in this order: repetition, presence and frequency penalties, logit_bias, temperature, min_p, top_k, top_p.
+    Applied in this order: grammar, repetition, presence and frequency penalties, logit_bias, temperature, min_p, top_k,
+    top_p.
     """
 
     max_tokens: int = 256
@@ -43,6 +65,8 @@ class Sampling:
     """Tokens that end the answer."""
     top_logprobs: int = 0
     """How many of the most probable tokens to report with each token."""
+    grammar: Grammar | None = None
+    """The form of the answer; what would leave it is never drawn."""
 
     def __post_init__(self) -> None:
         numbers = (self.temperature, self.top_p, self.min_p, self.repetition_penalty)
@@ -72,8 +96,8 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Greedy without penalties or biases: the token is the argmax."""
-        return self.temperature == 0 and not self.changes_logits
+        """Greedy without a grammar, penalties or biases: the token is the argmax."""
+        return self.temperature == 0 and self.grammar is None and not self.changes_logits
 
     @property
     def changes_logits(self) -> bool:

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 from wyrmling.model.generate import Token
 from wyrmling.serve.answers import Piece
+from wyrmling.serve.calls import Call, CallScan
 from wyrmling.serve.responses import (
     AnswerMessage,
     Body,
+    CalledFunction,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
@@ -22,6 +24,7 @@ from wyrmling.serve.responses import (
     Delta,
     FinishReason,
     TokenLogprob,
+    ToolCall,
     TopLogprob,
     UsageCount,
 )
@@ -162,26 +165,36 @@ class CompletionDialect:
 
 
 class ChatDialect:
-    """Messages. logprobs: whether to report log-probabilities. usage_in_chunks: as asked for."""
+    """Messages. logprobs: whether to report log-probabilities. usage_in_chunks: as asked for.
 
-    def __init__(self, spelling: Spelling, *, logprobs: bool, usage_in_chunks: bool) -> None:
+    functions   names of those that the answer may call; with none, everything is text
+    """
+
+    def __init__(
+        self, spelling: Spelling, *, logprobs: bool, usage_in_chunks: bool, functions: Sequence[str] = ()
+    ) -> None:
         self._spelling, self._logprobs, self._usage_in_chunks = spelling, logprobs, usage_in_chunks
+        self._functions = functions
+        self._scans: dict[int, CallScan] = {}
 
     def whole(self, head: Head, choices: Sequence[Whole], usage: UsageCount) -> Body:
         return ChatCompletion(
             **head.fields,
             object="chat.completion",
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=AnswerMessage(role="assistant", content=whole.text, refusal=None),
-                    logprobs=self._scores(whole.tokens),
-                    finish_reason=whole.finish or "length",
-                )
-                for index, whole in enumerate(choices)
-            ],
+            choices=[self._choice(index, whole) for index, whole in enumerate(choices)],
             usage=usage,
         )
+
+    def _choice(self, index: int, whole: Whole) -> ChatChoice:
+        scan = CallScan(self._functions)
+        text = whole.text if not self._functions else scan.push(whole.text)[0] + scan.finish()[0]
+        message = AnswerMessage(role="assistant", content=text, refusal=None)
+        if scan.calls:
+            # The white space between calls is no answer.
+            message.content = text.strip() or None
+            message.tool_calls = [_tool_call(call) for call in scan.calls]
+        finish = _finish(whole.finish, scan) or "length"
+        return ChatChoice(index=index, message=message, logprobs=self._scores(whole.tokens), finish_reason=finish)
 
     def opening(self, head: Head, choices: int) -> list[Body]:
         return [
@@ -198,16 +211,33 @@ class ChatDialect:
         ]
 
     def chunk(self, head: Head, piece: Piece) -> list[Body]:
-        bodies: list[Body] = []
         tokens = [] if piece.token is None or piece.is_end else [piece.token]
-        if piece.text or (self._logprobs and tokens):
-            delta = Delta(content=piece.text)
-            choice = ChunkChoice(index=piece.choice, delta=delta, logprobs=self._scores(tokens), finish_reason=None)
-            bodies.append(self._body(head, [choice], None))
+        text, calls, finish = self._parts(piece)
+        deltas = [Delta(content=text)] if text or (self._logprobs and tokens) else []
+        deltas += [Delta(tool_calls=[call]) for call in calls]
+        scores = self._scores(tokens)
+        choices = [
+            ChunkChoice(index=piece.choice, delta=delta, logprobs=None if number else scores, finish_reason=None)
+            for number, delta in enumerate(deltas)
+        ]
+        if finish is not None:
+            choices.append(ChunkChoice(index=piece.choice, delta=Delta(), logprobs=None, finish_reason=finish))
+        return [self._body(head, [choice], None) for choice in choices]
+
+    def _parts(self, piece: Piece) -> tuple[str, list[ToolCall], FinishReason | None]:
+        """What a piece makes certain: text, whole calls, and why the answer is over."""
+        if not self._functions:
+            return piece.text, [], piece.finish
+        scan = self._scans.setdefault(piece.choice, CallScan(self._functions))
+        text, calls = scan.push(piece.text)
         if piece.finish is not None:
-            choice = ChunkChoice(index=piece.choice, delta=Delta(), logprobs=None, finish_reason=piece.finish)
-            bodies.append(self._body(head, [choice], None))
-        return bodies
+            rest, last = scan.finish()
+            text, calls = text + rest, calls + last
+        # Between calls and after the last there is only white space, which is no answer.
+        text = "" if scan.calls and not text.strip() else text
+        first = len(scan.calls) - len(calls)
+        numbered = [_tool_call(call, index) for index, call in enumerate(calls, first)]
+        return text, numbered, _finish(piece.finish, scan)
 
     def closing(self, head: Head, usage: UsageCount) -> Body:
         return self._body(head, [], usage)
@@ -233,3 +263,15 @@ class ChatDialect:
                 for other, logprob in token.top
             ],
         )
+
+
+def _finish(finish: FinishReason | None, scan: CallScan) -> FinishReason | None:
+    """Why an answer is over; one that ended by itself with calls waits for what they give back."""
+    return "tool_calls" if finish == "stop" and scan.calls else finish
+
+
+def _tool_call(call: Call, index: int | None = None) -> ToolCall:
+    """A call as it is sent; `index` in streams only."""
+    function = CalledFunction(name=call.name, arguments=call.arguments)
+    numbered = {} if index is None else {"index": index}
+    return ToolCall(id=call.id, type="function", function=function, **numbered)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from wyrmling.model.sampling import Sampling
+from wyrmling.serve import structured
 from wyrmling.serve.answers import Piece, Question, for_choice
+from wyrmling.serve.conversation import ChatRequest
 from wyrmling.serve.dialects import ChatDialect, CompletionDialect, Dialect, Head, Whole
-from wyrmling.serve.openai import ApiError, ChatRequest, CompletionRequest, Generation, too_long
+from wyrmling.serve.openai import ApiError, CompletionRequest, Generation, too_long
 from wyrmling.serve.responses import UsageCount, count
 from wyrmling.serve.service import Asked, Service, internal_error, read, unless_gone
 from wyrmling.serve.spelling import Spelling
@@ -110,10 +113,12 @@ async def chat_completions(service: Service, request: Request) -> Response:
     body = await read(ChatRequest, request)
     service = await service.of(body.model, "generate", "chat/completions", request.state.caller)
     messages = [message.for_template() for message in body.messages]
-    ids = service.loaded.prompt(messages)
+    tools = [tool.for_template() for tool in body.offered]
+    ids = service.loaded.prompt(messages, tools)
     _check_prompt(service, ids, "messages", room=1)
     top = body.top_logprobs or 0
     sampling = _sampling(service, body, body.token_limit, top, len(ids))
+    sampling = replace(sampling, grammar=await run_in_threadpool(_grammar, service, body))
     n = body.n or 1
     questions = [
         Question(choice, ids, for_choice(sampling, choice), body.stops, top_logprobs=top) for choice in range(n)
@@ -122,10 +127,21 @@ async def chat_completions(service: Service, request: Request) -> Response:
         Spelling(service.loaded.tokenizer),
         logprobs=bool(body.logprobs),
         usage_in_chunks=bool(body.stream) and body.wants_usage,
+        functions=[function.name for function in body.callable],
     )
     asked = Asked(service, "chat", "chatcmpl", request.state.caller, messages)
     job = Job(asked, questions, [Whole() for _ in questions], dialect, len(ids), body.wants_usage)
     return await _answer(request, job, body.stream)
+
+
+def _grammar(service: Service, body: ChatRequest) -> structured.Form | None:
+    """The form that the answer must have; None for free text."""
+    tokenizer, tokens = service.loaded.tokenizer, service.loaded.tokens
+    if body.must_call or any(function.strict for function in body.callable):
+        functions = [function.model_dump() for function in body.callable]
+        return structured.of_calls(functions, tokenizer, tokens, must_call=body.must_call)
+    schema = body.response_format.wanted if body.response_format is not None else None
+    return None if schema is None else structured.of_schema(schema, tokenizer, tokens)
 
 
 def _check_prompt(service: Service, ids: Sequence[int], param: str, *, room: int) -> None:
@@ -141,7 +157,7 @@ def _check_prompt(service: Service, ids: Sequence[int], param: str, *, room: int
 
 def _sampling(service: Service, body: Generation, limit: int | None, top_logprobs: int, prompt_length: int) -> Sampling:
     """The sampling a request asks for; what it leaves open is the default of the API, or of this server."""
-    known = service.loaded.model.config.tokens or service.loaded.model.config.vocab_size
+    known = service.loaded.tokens
     bias = {int(token): value for token, value in (body.logit_bias or {}).items() if len(token) < 10}
     if len(bias) < len(body.logit_bias or {}) or any(token >= known for token in bias):
         raise ApiError(400, f"logit_bias: token ids end at {known - 1}", code="invalid_value", param="logit_bias")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from wyrmling.core import functions
 from wyrmling.core.errors import BadInput, UsageError
 from wyrmling.core.store import Store, folder_digest
 from wyrmling.model import folder as model_folder
@@ -41,7 +42,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory. `chat` says whether it learned its chat template."""
+    """A model in memory.
+
+    chat    whether it learned its chat template
+    ours    whether it was trained here, and so knows functions in the form of our training rows
+    """
 
     found: Found
     model: Model
@@ -51,6 +56,12 @@ class Loaded:
     labels: tuple[str, ...]
     tags: tuple[str, ...]
     chat: bool
+    ours: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Ids that may be drawn; a padded vocabulary has more."""
+        return self.model.config.tokens or self.model.config.vocab_size
 
     def need(self, job: Job, endpoint: str) -> None:
         """Raises UsageError when this model is for another job."""
@@ -58,14 +69,22 @@ class Loaded:
             does, instead = _DOES[self.job]
             raise UsageError(f"{self.found.name} {does}, so {endpoint} can't use it", fix=instead)
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The tokens of a conversation for the model to go on from.
 
+        tools   functions that the answer may call
         A model that never learned its chat template would only be confused by it: it continues the last user message.
-        Raises   BadInput when the template refuses the messages, or there is no user message to go on from
+        Raises   BadInput when the template refuses the messages or has no place for functions, or there is no user
+                 message to go on from
         """
+        if self.chat and self.ours:
+            return chat.render(self.tokenizer, functions.with_offer(messages, tools), add_generation_prompt=True)[0]
+        if tools and not (self.chat and chat.takes_tools(self.tokenizer)):
+            raise BadInput(
+                "this model's chat template has no place for functions", where="tools", fix="leave tools out"
+            )
         if self.chat:
-            return chat.render(self.tokenizer, messages, add_generation_prompt=True)[0]
+            return chat.render(self.tokenizer, _parsed(messages), add_generation_prompt=True, tools=tools)[0]
         asked = [message["content"] for message in messages if message["role"] == "user"]
         if not asked:
             raise BadInput("there is no user message", where="messages", fix="end with a message of the role user")
@@ -125,4 +144,20 @@ def load(found: Found, *, device: str = "cpu", dtype: torch.dtype = torch.float3
         tags=tags,
         # A folder from elsewhere that brings a chat template was made for it.
         chat=about.chat if about is not None else tokenizer.chat_template is not None,
+        ours=about is not None,
     )
+
+
+def _parsed(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the arguments of calls as objects, which chat templates expect; on the wire they are texts."""
+
+    def parsed(call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        return {**call, "function": {**function, "arguments": functions.loaded(function["arguments"])}}
+
+    return [
+        {**message, "tool_calls": [parsed(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else dict(message)
+        for message in messages
+    ]

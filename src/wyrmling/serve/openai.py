@@ -6,7 +6,7 @@ None is ignored in silence. The shapes of the answers are in `responses.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json, to_json
@@ -168,79 +168,6 @@ class CompletionRequest(Generation):
         return [tokens] if tokens else [item for item in self.prompt if not isinstance(item, int)]
 
 
-class TextPart(Wire):
-    type: Literal["text"]
-    text: str
-
-
-class Message(Wire):
-    """One message of a chat. `developer` is another word for `system`."""
-
-    role: Literal["developer", "system", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    # What a client sends back when it returns an answer of this server.
-    refusal: None = None
-    tool_calls: None = None
-    function_call: None = None
-    audio: None = None
-    annotations: list[Any] | None = Field(default=None, max_length=0)
-
-    @model_validator(mode="after")
-    def _has_content(self) -> Message:
-        if self.content is None and self.role != "assistant":
-            raise ValueError(f"content: a {self.role} message needs a text")
-        return self
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-    def for_template(self) -> dict[str, str]:
-        """The message as chat templates know it: newer clients say `developer` where templates say `system`."""
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.text, **named}
-
-
-class ResponseFormat(Wire):
-    type: Literal["text"]
-
-
-class ChatRequest(Generation):
-    messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
-    # Values that ask for nothing.
-    store: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    modalities: list[Literal["text"]] | None = None
-    # Hints to another provider's machinery.
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
-    verbosity: str | None = None
-    prediction: dict[str, Any] | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-
-    @model_validator(mode="after")
-    def _can_answer(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs: only allowed when logprobs is true")
-        if self.max_tokens == 0:
-            raise ValueError("max_tokens: must be at least 1")
-        return self
-
-    @property
-    def token_limit(self) -> int | None:
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-
-
 class ClassifyRequest(Harmless):
     model: str
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
@@ -311,7 +238,7 @@ def _refusal(error: ValidationError, body: bytes) -> ApiError:
 
 def _asks_for_more(path: list[str]) -> bool:
     """A key whose other values are known to the OpenAI API, but not honoured here."""
-    known = {"suffix", "tool_calls", "function_call", "audio", "store", "tools", "tool_choice", "modalities", "type"}
+    known = {"suffix", "function_call", "audio", "store", "modalities", "type"}
     return bool(known & set(path[-2:]))
 
 

@@ -52,38 +52,49 @@ class Piece(NamedTuple):
 
 
 def render(
-    tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[int], list[bool]]:
     """The token ids of a conversation, and for each whether it is learned.
 
     messages                {role, content} in order
     add_generation_prompt   True ends with the opening of an assistant's turn, for the model to go on from
+    tools                   functions for a template that shows them, see `takes_tools`
     Learned are the assistant's words and the token that ends the turn.
     Raises   BadInput when the tokenizer has no chat template or the template refuses the messages.
     """
     ids: list[int] = []
     learn: list[bool] = []
-    for piece in pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt):
+    for piece in pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt, tools=tools):
         new = tokenizer.encode(piece.text) if piece.token is None else [piece.token]
         ids += new
         learn += [piece.learn] * len(new)
     return ids, learn
 
 
-def pieces(tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> list[Piece]:
+def pieces(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[Piece]:
     """The rendered conversation, cut at special tokens and where the learned stretches begin and end.
 
     The cut before an answer makes the prompt of training end in exactly the tokens of the prompt of serving.
     Raises   BadInput as `render`, and when the template shows no answer the way the model is asked for it.
     """
-    escape, begin, end = _unused_characters(messages, 3)
-    guarded = [_guard(message, tokenizer.special_ids, escape) for message in messages]
-    marked = _render_text(tokenizer, guarded, add_generation_prompt, marks=(begin, end))
+    escape, begin, end = _unused_characters([*messages, *tools], 3)
+    guarded, offered = (_guard(given, tokenizer.special_ids, escape) for given in (messages, tools))
+    marked = _render_text(tokenizer, guarded, add_generation_prompt, marks=(begin, end), tools=offered)
     whole = marked.replace(begin, "").replace(end, "")
     if begin in marked:
         spans = _marked_spans(tokenizer, marked, begin, end)
     else:
-        spans = _added_spans(tokenizer, guarded, whole)
+        spans = _added_spans(tokenizer, guarded, whole, offered)
         if not spans and not add_generation_prompt and not tokenizer.shows_answers_as_asked:
             raise BadInput(
                 "the chat template asks for an answer in one form and shows it in another: "
@@ -135,6 +146,15 @@ def switches(tokenizer: Tokenizer) -> dict[str, bool] | None:
     return None
 
 
+_TOOL = {"type": "function", "function": {"name": "count", "description": "Counts", "parameters": {"type": "object"}}}
+
+
+def takes_tools(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template shows the functions that may be called."""
+    plain, offered = (_render_text(tokenizer, [_QUESTION], True, tools=tools) for tools in ((), (_TOOL,)))
+    return plain != offered
+
+
 def learned_rule(tokenizer: Tokenizer) -> str:
     """One sentence on what this template lets the model learn of a conversation."""
     names = {id_: special for special, id_ in tokenizer.special_ids.items()}
@@ -154,6 +174,7 @@ def _render_text(
     told: Mapping[str, bool] | None = None,
     *,
     marks: tuple[str, str] = ("", ""),
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     if tokenizer.chat_template is None:
         raise BadInput(
@@ -162,7 +183,7 @@ def _render_text(
     variables = {
         "messages": messages,
         "add_generation_prompt": add_generation_prompt,
-        "tools": None,
+        "tools": list(tools) or None,
         "documents": None,
         **tokenizer.special_tokens,
         **(tokenizer.chat_switches if told is None else told),
@@ -195,7 +216,9 @@ def _marked_spans(tokenizer: Tokenizer, marked: str, begin: str, end: str) -> li
     return spans
 
 
-def _added_spans(tokenizer: Tokenizer, messages: Sequence[Message], whole: str) -> list[Span]:
+def _added_spans(
+    tokenizer: Tokenizer, messages: Sequence[Message], whole: str, tools: Sequence[Mapping[str, Any]]
+) -> list[Span]:
     """Where in the rendered text each answer's words begin, and where the token that ends its turn stops.
 
     An answer that the template shows differently once others follow (without its thoughts, say) is not learned: the
@@ -205,8 +228,8 @@ def _added_spans(tokenizer: Tokenizer, messages: Sequence[Message], whole: str) 
     for index, message in enumerate(messages):
         if message.get("role") != "assistant":
             continue
-        before = _render_text(tokenizer, messages[:index], True)
-        through = _render_text(tokenizer, messages[: index + 1], False)
+        before = _render_text(tokenizer, messages[:index], True, tools=tools)
+        through = _render_text(tokenizer, messages[: index + 1], False, tools=tools)
         stops = [at + len(end) for end in _ends(tokenizer) if (at := through.find(end, len(before))) >= 0]
         turn = through[: min(stops, default=len(through))]
         if turn.startswith(before) and whole.startswith(turn):

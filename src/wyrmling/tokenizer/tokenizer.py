@@ -166,6 +166,10 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._hf.get_vocab(with_added_tokens=True).values()) + 1
 
+    def json(self) -> str:
+        """The vocabulary as the text of a tokenizer.json, for other libraries."""
+        return str(self._hf.to_str())
+
     # ---- text to ids ----
 
     def encode(self, text: str, *, opening: bool = True) -> list[int]:
