@@ -178,7 +178,7 @@ def forms() -> None:
         "additionalProperties": False,
     }
     json_schema = {"name": "wish", "strict": True, "schema": shape}
-    ask = {"model": MODEL, "messages": HELLO, "max_tokens": 60, "seed": 1}
+    ask = {"model": MODEL, "messages": HELLO, "max_tokens": 300, "seed": 1}
     answer = client.chat.completions.create(**ask, response_format={"type": "json_schema", "json_schema": json_schema})
     assert isinstance(json.loads(answer.choices[0].message.content)["tea"], bool)
     tools = [{"type": "function", "function": {"name": "brew", "parameters": shape}}]
@@ -187,7 +187,7 @@ def forms() -> None:
     assert isinstance(json.loads(called.message.tool_calls[0].function.arguments)["tea"], bool)
     stream = client.chat.completions.create(**ask, tools=tools, tool_choice="required", stream=True)
     calls = [call for chunk in stream for choice in chunk.choices for call in choice.delta.tool_calls or ()]
-    assert [call.function for call in calls] == [call.function for call in called.message.tool_calls]
+    assert [call.function.arguments for call in calls] == [called.message.tool_calls[0].function.arguments]
 
 
 async def paged() -> list[str]:
