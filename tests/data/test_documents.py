@@ -28,7 +28,7 @@ def test_a_text_file_is_one_document_or_the_parts_between_separators() -> None:
     text = "one\ntwo\n<|end|>\n\nthree\n<|end|>\n"
     assert list(read_txt(text, Source(path="x"), alone=True)) == [Item("", text)]
     parts = list(read_txt(text, Source(path="x", separator="<|end|>"), alone=True))
-    assert parts == [Item(":1", "one\ntwo"), Item(":5", "three")]
+    assert parts == [Item(":1", "one\ntwo", (1, 2)), Item(":5", "three", (5, 5))]
 
 
 def test_a_long_text_that_is_alone_is_cut_at_blank_lines_and_nothing_is_lost() -> None:
@@ -99,16 +99,16 @@ def test_a_locked_and_a_broken_pdf_say_what_is_wrong(make_pdf: MakePdf, tmp_path
 def test_conll_sentences_end_at_blank_lines_even_with_a_tab_in_them() -> None:
     text = "-DOCSTART- O\n\nEU\tB-ORG\nsaid\tO\n\t\nin\tO\nNew\tB-LOC\nYork\tI-LOC"
     assert list(read_conll(text)) == [
-        Item(":3", Sentence(["EU", "said"], ["B-ORG", "O"])),
-        Item(":6", Sentence(["in", "New", "York"], ["O", "B-LOC", "I-LOC"])),
+        Item(":3", Sentence(["EU", "said"], ["B-ORG", "O"]), (3, 4)),
+        Item(":6", Sentence(["in", "New", "York"], ["O", "B-LOC", "I-LOC"]), (6, 8)),
     ]
 
 
 def test_a_word_without_a_tag_is_a_problem_named_by_its_line() -> None:
     found = list(read_conll("a O\nb\n\nc O\n"))
     assert found == [
-        Problem(":2", "a word and its tag are expected, found 1 column"),
-        Item(":4", Sentence(["c"], ["O"])),
+        Problem(":2", "a word and its tag are expected, found 1 column", (2, 2)),
+        Item(":4", Sentence(["c"], ["O"]), (4, 4)),
     ]
 
 

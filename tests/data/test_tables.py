@@ -50,8 +50,8 @@ def test_the_place_of_a_row_is_the_line_it_starts_in() -> None:
 
 def test_rows_with_too_many_cells_and_open_quotes_are_problems_not_silence() -> None:
     found = list(read_csv('a,b\n1,2\n1,2,3\n4,"open\n5,6\n', CSV))
-    assert found[1] == Problem(":3", "3 cells, but the header has 2 columns")
-    assert found[2] == Problem(":4", "a quote opened here is never closed; it takes in lines 4 to 5")
+    assert found[1] == Problem(":3", "3 cells, but the header has 2 columns", (3, 3))
+    assert found[2] == Problem(":4", "a quote opened here is never closed; it takes in lines 4 to 5", (4, 5))
     assert len(found) == 3
 
 
@@ -84,7 +84,7 @@ def test_a_broken_json_line_is_named_by_its_number_and_the_others_are_read() -> 
     problems = [item for item in found if isinstance(item, Problem)]
     assert problems[0].place == ":2"
     assert "not valid JSON" in problems[0].message
-    assert problems[1] == Problem(":5", "a JSON list, where an object or a string is expected")
+    assert problems[1] == Problem(":5", "a JSON list, where an object or a string is expected", (5, 5))
 
 
 def test_absurd_json_is_a_problem_not_a_crash() -> None:

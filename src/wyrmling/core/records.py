@@ -33,6 +33,8 @@ EXAMPLE_SCHEMA = pa.schema(
         ("rating", pa.bool_()),  # rating: whether the last answer was called good
         ("cluster", pa.string()),  # near-duplicate cluster, null when alone
         ("licence", pa.string()),  # of the source, null when it names none
+        ("byte_start", pa.int64()),  # of the lines of its file that hold it, null when it is no stretch of lines
+        ("byte_end", pa.int64()),
     ]
 )
 
@@ -50,5 +52,7 @@ LEDGER_SCHEMA = pa.schema(
         ("redactions", pa.string()),  # JSON {type: count}
         ("split", pa.string()),
         ("language", pa.string()),  # ISO 639-1, "und" when it can't be told, null when it was not looked for
+        ("byte_start", pa.int64()),  # as in EXAMPLE_SCHEMA
+        ("byte_end", pa.int64()),
     ]
 )

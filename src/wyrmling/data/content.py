@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from wyrmling.data.decode import BYTE_ORDER_MARKS, decode
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # assumption: no single document of a company is larger, and twice of it fits into the memory of a small machine.
 MAX_BYTES = 128 * 2**20
@@ -86,6 +91,35 @@ class Content:
                 if number == 0 and line is not None:
                     line = next((line[len(m) :] for m, _ in BYTE_ORDER_MARKS if line.startswith(m)), line)
                 yield None if line is None else line.decode(name, "replace")
+
+
+class Lines:
+    """Which bytes of a text file hold which of its lines; looked for when first asked."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+
+    def span(self, lines: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Where the first of the lines starts and the last one ends; None for files whose lines end in another way."""
+        if lines is None or self._starts is None:
+            return None
+        first, last = lines
+        return int(self._starts[first - 1]), int(self._starts[last])
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64] | None:
+        """Where each line starts, and the end of the file. None for UTF-16, UTF-32 and bare carriage returns."""
+        import numpy as np
+
+        starts, size = [np.zeros(1, np.int64)], 0
+        with self._content.open() as file:
+            while piece := file.read(2**20):
+                piece += file.read(1) if piece.endswith(b"\r") else b""
+                if b"\0" in piece or piece.count(b"\r") != piece.count(b"\r\n"):
+                    return None
+                starts.append(np.flatnonzero(np.frombuffer(piece, np.uint8) == ord("\n")) + size + 1)
+                size += len(piece)
+        return np.concatenate([*starts, [size]])
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes | None]:

@@ -23,26 +23,26 @@ LONG_TEXT_CHARS, PASSAGE_CHARS = 50_000, 10_000
 PASSAGE_END = re.compile(r"\n\s*\n|\Z")
 
 
-def read_txt(text: str, source: Source, *, alone: bool) -> Found:
+def read_txt(text: str, source: Source, *, alone: bool, line: int = 1) -> Found:
     """The whole text, or its parts between `separator`; then place is the line where a part starts.
 
+    line   where the text starts in its file
     alone  True when the file is all that its source has: a long text is cut into passages at blank lines, because
            from a single document nothing could be held out
     """
     if source.separator is not None:
-        yield from _parts(text.split(source.separator), source.separator.count("\n"))
+        yield from _parts(text.split(source.separator), source.separator.count("\n"), line)
     elif alone and len(text) > LONG_TEXT_CHARS:
-        yield from _parts(_passages(text), 0)
+        yield from _parts(_passages(text), 0, line)
     else:
         yield Item("", text)
 
 
-def _parts(parts: Iterable[str], between: int) -> Found:
-    line = 1
+def _parts(parts: Iterable[str], between: int, line: int) -> Found:
     for part in parts:
-        if part.strip():
-            skipped = len(part) - len(part.lstrip())
-            yield Item(f":{line + part.count(chr(10), 0, skipped)}", part.strip())
+        if text := part.strip():
+            start = line + part.count("\n", 0, len(part) - len(part.lstrip()))
+            yield Item(f":{start}", text, (start, start + text.count("\n")))
         line += part.count("\n") + between
 
 
@@ -72,19 +72,22 @@ def long_txt(lines: Iterable[str], source: Source) -> Found:
         if ends or (separator is None and size >= 2 * PASSAGE_CHARS):
             before, _, line = line.partition(separator) if separator else ("", "", line)
             if text := "".join([*held, before]).strip():
-                yield Item(f":{start}", text)
+                yield Item(f":{start}", text, (start, number if separator else number - 1))
             held, size, start = [], 0, number
         held.append(line)
         size += len(line)
         if size > MAX_BYTES:
             raise Unreadable(f"the part from line {start} on is larger than {MAX_BYTES // 2**20} MB")
     if text := "".join(held).strip():
-        yield Item(f":{start}", text)
+        yield Item(f":{start}", text, (start, start + len(held) - 1))
 
 
 def read_md(text: str, source: Source, *, alone: bool) -> Found:
     """Markdown as it is, read like plain text, without a YAML front matter: that is metadata."""
-    return read_txt(FRONT_MATTER.sub("", text.replace("\r\n", "\n"), count=1), source, alone=alone)
+    text = text.replace("\r\n", "\n")
+    front = FRONT_MATTER.match(text)
+    start = front.end() if front else 0
+    return read_txt(text[start:], source, alone=alone, line=1 + text.count("\n", 0, start))
 
 
 def read_html(text: str) -> Found:
@@ -154,14 +157,16 @@ def read_conll(text: str) -> Found:
             if problem is not None:
                 yield problem
             elif words:
-                yield Item(f":{start}", Sentence(words, tags))
+                yield Item(f":{start}", Sentence(words, tags), (start, number - 1))
             words, tags, problem = [], [], None
             continue
         start = start if words else number
         cells = line.rstrip("\r").split("\t") if "\t" in line else line.split()
         cells = [cell.strip() for cell in cells if cell.strip()]
         if len(cells) < 2:
-            problem = problem or Problem(f":{number}", f"a word and its tag are expected, found {len(cells)} column")
+            problem = problem or Problem(
+                f":{number}", f"a word and its tag are expected, found {len(cells)} column", (number, number)
+            )
         words.append(cells[0])
         tags.append(cells[-1])
 

@@ -28,11 +28,11 @@ def write(folder: Path, stored: Stored, licences: Mapping[str, str | None]) -> N
         pq.ParquetWriter(folder / "ledger.parquet", LEDGER_SCHEMA, compression="zstd") as all_rows,
     ):
         for path, rows in stored.by_shard():
-            pairs = zip(rows, load_shard(path), strict=True) if any(row.alive for row in rows) else ()
+            pairs = list(zip(rows, load_shard(path), strict=True))
             kept.write_table(
                 _table([_example(row, full, licences) for row, full in pairs if row.alive], EXAMPLE_SCHEMA)
             )
-            all_rows.write_table(_table([_ledger_row(row) for row in rows], LEDGER_SCHEMA))
+            all_rows.write_table(_table([_ledger_row(row, full) for row, full in pairs], LEDGER_SCHEMA))
     text = json.dumps(labels(stored.rows), indent=1, ensure_ascii=False)
     (folder / "labels.json").write_text(text + "\n", encoding="utf-8")
 
@@ -68,10 +68,16 @@ def _example(row: Row, full: Row, licences: Mapping[str, str | None]) -> dict[st
         "rating": row.label == "good" if row.kind == "rating" else None,
         "cluster": row.cluster,
         "licence": licences.get(row.source),
+        **_bytes(full),
     }
 
 
-def _ledger_row(row: Row) -> dict[str, Any]:
+def _bytes(full: Row) -> dict[str, int | None]:
+    start, end = full.span or (None, None)
+    return {"byte_start": start, "byte_end": end}
+
+
+def _ledger_row(row: Row, full: Row) -> dict[str, Any]:
     return {
         "row_id": row.row_id,
         "source": row.source,
@@ -85,6 +91,7 @@ def _ledger_row(row: Row) -> dict[str, Any]:
         "redactions": json.dumps(row.redactions) if row.redactions else None,
         "split": row.split if row.alive else None,
         "language": row.language,
+        **_bytes(full),
     }
 
 

@@ -73,7 +73,8 @@ def _read_text(text: str, source: Source, family: str, *, alone: bool) -> Iterat
         "txt": lambda: read_txt(text, source, alone=alone),
         "code": lambda: read_txt(text, source, alone=alone),
         "md": lambda: read_md(text, source, alone=alone),
-        "rst": lambda: read_txt(rst_markdown(text), source, alone=alone),
+        # Its lines are not those of the file.
+        "rst": lambda: (part._replace(lines=None) for part in read_txt(rst_markdown(text), source, alone=alone)),
         "html": lambda: read_html(text),
         "xml": lambda: read_xml(text, source),
         "ipynb": lambda: read_ipynb(text),

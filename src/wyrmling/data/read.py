@@ -11,7 +11,7 @@ from wyrmling.config import Source
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import say, warn
 from wyrmling.data.archives import Allowance, members
-from wyrmling.data.content import MAX_BYTES, Content, Unreadable
+from wyrmling.data.content import MAX_BYTES, Content, Lines, Unreadable
 from wyrmling.data.decode import Undecodable
 from wyrmling.data.formats import archive_of, format_of
 from wyrmling.data.origins import Origin
@@ -147,6 +147,7 @@ def _records(reading: _Reading, content: Content, family: str) -> Iterator[Row]:
         yield failed(reading.origin.name, content.name, family, shape)
         return
     fitting = _fitting(reading, content, [part for part in head if isinstance(part, Table)])
+    lines = Lines(content)
     for part in chain(head, parts):
         if isinstance(part, Content):
             yield from _read(reading, part)
@@ -155,7 +156,9 @@ def _records(reading: _Reading, content: Content, family: str) -> Iterator[Row]:
         elif isinstance(part, Item) and isinstance(part.value, dict) and shape is None:
             yield failed(reading.origin.name, f"{content.name}{part.place}", family, "no record before it has columns")
         else:
-            yield _row(reading.origin, content.name, family, part, shape, reading.columns)
+            row = _row(reading.origin, content.name, family, part, shape, reading.columns)
+            row.span = lines.span(part.lines)
+            yield row
 
 
 def _to_the_break(parts: Parts) -> Parts:

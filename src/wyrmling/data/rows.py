@@ -28,6 +28,7 @@ class Row:
 
     family    the format it came from: csv, pdf, sql ... (cleaning depends on it)
     identity  16 bytes, equal for rows of one source with the same content as read; see `identify`
+    span      the bytes of its file that hold the lines of the row, None when it is no stretch of lines
     size      characters of `body`, kept when the texts are put away; see `set_aside`
     group     value of the column `data.split.group`, None without one
     fixed     the split that the source names, None when the split is derived
@@ -46,6 +47,7 @@ class Row:
     words: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    span: tuple[int, int] | None = None
     group: str | None = None
     fixed: SplitName | None = None
     date: str | None = None

@@ -16,7 +16,7 @@ from wyrmling.data.rows import Message, Row
 SHARD_CHARS = 8_000_000
 SHARD_ROWS = 50_000
 
-TEXTS = ("text", "words", "messages")
+TEXTS = ("text", "words", "messages", "span")
 """The fields of a row that stay on disk."""
 LISTS = ("tags", "rules")
 NAMES = ("source", "family", "kind", "label", "verdict", "fixed", "language", "roles", "value", "threshold")
@@ -32,6 +32,7 @@ def _schema() -> Any:
     lists = dict.fromkeys((*LISTS, "words"), pa.list_(pa.string()))
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     others = {"messages": turns, "identity": pa.binary(), "key": pa.binary(), "size": pa.int64()}
+    others["span"] = pa.list_(pa.int64())
     return pa.schema({**strings, **lists, **others, "redactions": pa.string()})
 
 
@@ -68,11 +69,13 @@ def _interned(name: str, values: list[Any]) -> list[Any]:
 
 def _row(fields: dict[str, Any]) -> Row:
     fields["redactions"] = json.loads(fields["redactions"]) if fields["redactions"] else NO_COUNTS
-    for name in TEXTS[1:]:
+    for name in ("words", "messages"):
         fields[name] = fields.get(name) or NOTHING
     fields.setdefault("text", "")
     if fields["messages"]:
         fields["messages"] = [Message(**message) for message in fields["messages"]]
+    if fields.get("span"):
+        fields["span"] = tuple(fields["span"])
     return Row(**fields)
 
 

@@ -23,17 +23,22 @@ class Sentence(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One record of a file. `place` completes the file's name to an origin: ":12", " page 3", "" """
+    """One record of a file. `place` completes the file's name to an origin: ":12", " page 3", ""
+
+    lines   the first and the last line that hold it, from 1; None when it is no stretch of lines
+    """
 
     place: str
     value: str | dict[str, Any] | Sentence
+    lines: tuple[int, int] | None = None
 
 
 class Problem(NamedTuple):
-    """A record that can't be read, and why."""
+    """A record that can't be read, and why. `lines` as of an `Item`."""
 
     place: str
     message: str
+    lines: tuple[int, int] | None = None
 
 
 class Table(NamedTuple):
@@ -72,10 +77,11 @@ def csv_rows(lines: Iterable[str], sample: str, source: Source, *, tabs: bool = 
         except StopIteration:
             return
         except csv.Error as error:
-            yield Problem(f":{start}", str(error))
             line = reader.line_num
+            yield Problem(f":{start}", str(error), (start, line))
             continue
         line = reader.line_num
+        place, held = f":{start}", (start, line)
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:
@@ -83,11 +89,11 @@ def csv_rows(lines: Iterable[str], sample: str, source: Source, *, tabs: bool = 
             if not _headerless(source):
                 continue
         if line > start and feed.ended and _never_closed(feed.recent, delimiter):
-            yield Problem(f":{start}", f"a quote opened here is never closed; it takes in lines {start} to {line}")
+            yield Problem(place, f"a quote opened here is never closed; it takes in lines {start} to {line}", held)
         elif len(cells) > len(header) and any(cells[len(header) :]):
-            yield Problem(f":{start}", f"{len(cells)} cells, but the header has {len(header)} columns")
+            yield Problem(place, f"{len(cells)} cells, but the header has {len(header)} columns", held)
         else:
-            yield Item(f":{start}", dict(zip(header, cells, strict=False)))
+            yield Item(place, dict(zip(header, cells, strict=False)), held)
 
 
 class _Feed:
@@ -179,9 +185,10 @@ def jsonl_rows(lines: Iterable[str | None]) -> Found:
     """As `read_jsonl`, line by line; None stands for a line that is too long to be held."""
     for number, line in enumerate(lines, 1):
         if line is None:
-            yield Problem(f":{number}", f"a line of more than {MAX_LINE_BYTES // 2**20} MB; it is not read")
+            message = f"a line of more than {MAX_LINE_BYTES // 2**20} MB; it is not read"
+            yield Problem(f":{number}", message, (number, number))
         elif line.strip():
-            yield _parse(line, f":{number}")
+            yield _parse(line, f":{number}")._replace(lines=(number, number))
 
 
 def _parse(line: str, place: str) -> Item | Problem:
