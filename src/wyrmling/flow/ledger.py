@@ -77,8 +77,9 @@ def _examples(stored: Stored, region: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _example_line(example: Mapping[str, Any]) -> str:
-    measured = " ".join(str(example[name]) for name in ("value", "threshold") if example[name])
-    return f"      {example['origin']}" + (f"  [{measured}]" if measured else "") + f"  {example['text']}"
+    asked = f"; asks for {example['threshold']}" if example["threshold"] else ""
+    measured = f"  [{example['value']}{asked}]" if example["value"] else ""
+    return f"      {example['origin']}{measured}  {example['text']}"
 
 
 def why(project: Project, name: str) -> Said:
@@ -118,7 +119,7 @@ def _table(data: Artifact) -> Any:
 
 
 def _find(table: Any, name: str) -> list[dict[str, Any]]:
-    """Rows whose id or origin is `name`; else those whose id or file starts with it."""
+    """Rows whose id or origin is `name`; else those whose id starts with it, or whose file or folder it names."""
     import pyarrow.compute as pc
 
     row_id, origin = table["row_id"], table["origin"]
@@ -126,6 +127,8 @@ def _find(table: Any, name: str) -> list[dict[str, Any]]:
     if not pc.any(wanted).as_py():
         for mark in (":", " ", "/", "!"):
             wanted = pc.or_(wanted, pc.starts_with(origin, name + mark))
+            wanted = pc.or_(wanted, pc.match_substring(origin, f"/{name}{mark}"))
+        wanted = pc.or_(wanted, pc.ends_with(origin, f"/{name}"))
         if len(name) >= 4:
             wanted = pc.or_(wanted, pc.starts_with(row_id, name))
     found: list[dict[str, Any]] = table.filter(wanted).to_pylist()
