@@ -88,6 +88,14 @@ def test_an_unknown_model_says_what_there_is(tmp_path):
     assert "wyrmling run" in fails("chat", "--project", folder, "--model", "nobody", "--message", "hi", code=2)
 
 
+@pytest.mark.parametrize("verb", ["serve", "classify", "export"])
+def test_settings_reach_the_verbs_that_also_work_without_a_project(tmp_path, verb):
+    folder = project(tmp_path, "text,label\na,x\nb,y\n")
+    more = ["--out", tmp_path / "out"] if verb == "export" else []
+    said = fails(verb, "--project", folder, "--model", "nobody", *more, "--set", "serve.prt=1", code=2)
+    assert "did you mean serve.port" in said
+
+
 def test_chat_needs_one_of_its_two_texts(tmp_path):
     fails("chat", "--model", tmp_path, code=2)
 

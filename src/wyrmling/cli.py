@@ -85,7 +85,8 @@ SHARED = {
 def verb(function: Callable[..., Answer]) -> Callable[..., None]:
     """Give a verb the shared options, print its answer, and turn errors into messages and exit codes.
 
-    A verb whose first parameter is `project` is called with the loaded project; if it is `home`, with the option.
+    A verb whose first parameter is `project` is called with the loaded project; if it is `home`, with where to look
+    for one.
     """
     own = list(inspect.signature(function).parameters.values())
     wants = own.pop(0).name if own and own[0].name in ("project", "home") else None
@@ -111,12 +112,10 @@ def _call(
 ) -> Answer:
     if wants is None:
         return function(**options)
-    if wants == "home":
-        return function(shared["project"], **options)
     from wyrmling import config
 
-    folder = shared["project"] or config.find_project(Path.cwd())
-    return function(config.load(folder, shared["overrides"] or []), **options)
+    home = config.Home(shared["project"], tuple(shared["overrides"] or ()))
+    return function(home if wants == "home" else home.project(), **options)
 
 
 def _finish(run: Callable[[], Answer], *, as_json: bool, quiet: bool, debug: bool) -> int:
@@ -195,7 +194,7 @@ def init(
 
 @app.command()
 @verb
-def doctor(home: Path | None) -> Answer:
+def doctor(home: Any) -> Answer:
     """What this machine can do, what will be slow, what is missing."""
     from wyrmling.flow import doctor as check
 
@@ -398,7 +397,7 @@ def retrain(
 @app.command()
 @verb
 def serve(
-    home: Path | None,
+    home: Any,
     model: ModelOption,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: serve.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: serve.port.")] = None,
@@ -417,7 +416,7 @@ def serve(
 @app.command()
 @verb
 def chat(
-    home: Path | None,
+    home: Any,
     model: ModelOption,
     complete: Annotated[str | None, typer.Option(help="Continue this text.")] = None,
     message: Annotated[str | None, typer.Option(help="Answer this message.")] = None,
@@ -476,7 +475,7 @@ FileOption = Annotated[Path | None, typer.Option("--file", help="One text per li
 @app.command()
 @verb
 def classify(
-    home: Path | None,
+    home: Any,
     model: ModelOption,
     text: TextArgument = None,
     file: FileOption = None,
@@ -494,7 +493,7 @@ def classify(
 @app.command()
 @verb
 def tag(
-    home: Path | None,
+    home: Any,
     model: ModelOption,
     text: TextArgument = None,
     file: FileOption = None,
@@ -515,7 +514,7 @@ def tag(
 @app.command()
 @verb
 def export(
-    home: Path | None,
+    home: Any,
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     to: Annotated[str, typer.Option(help="hf, gguf (llama.cpp), onnx, or peft (a lora adapter).")] = "hf",

@@ -11,7 +11,7 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -401,6 +401,10 @@ class Evaluate(Section):
 Quantize = Literal["int8", "int8-dynamic", "4bit"]
 
 
+# A site as a browser names it: no path, no wildcard.
+Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9.-]+(:\d{1,5})?$")]
+
+
 class Serve(Section):
     host: str = "127.0.0.1"
     """Address to listen on; any other than loopback requires an API key."""
@@ -428,6 +432,8 @@ class Serve(Section):
     """An answer that takes longer is given up with 504."""
     canary: float = Field(default=0.0, ge=0, lt=1)
     """Share of the requests that a challenger answers once the gate of `wyrmling retrain` accepted it. 0: no trial."""
+    origins: Annotated[tuple[Origin, ...], BeforeValidator(_tuple)] = ()
+    """Sites whose pages may ask from a browser, such as "https://example.com", for the widget. Empty: none."""
     access_log: str | None = None
     """A file that gets one JSON line per request, without prompts, answers or keys; "-" is stderr. None: no log."""
 
@@ -575,6 +581,17 @@ class Project:
     @property
     def database_url(self) -> str:
         return self.settings.database or f"sqlite:///{self.root / 'wyrmling.db'}"
+
+
+class Home(NamedTuple):
+    """Where a command was told to look that may also do without a project: --project and --set."""
+
+    folder: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+    def project(self) -> Project:
+        """The project named, else the nearest upward. Raises UsageError when there is none; BadSetting as `load`."""
+        return load(self.folder or find_project(Path.cwd()), self.overrides)
 
 
 def find_project(start: Path) -> Path:

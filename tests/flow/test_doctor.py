@@ -8,6 +8,7 @@ import pytest
 
 from shell import write_small_project
 from wyrmling import config
+from wyrmling.config import Home
 from wyrmling.core import hardware
 from wyrmling.core.hardware import Gpu, Machine
 from wyrmling.flow import doctor
@@ -24,7 +25,7 @@ def found(folder, *overrides):
 
 
 def test_a_sound_project_on_a_sound_machine_has_nothing_missing(folder):
-    document, text, code = doctor.report(folder)
+    document, text, code = doctor.report(Home(folder))
     assert code == 0 and document["ok"]
     names = {finding["name"] for finding in document["findings"]}
     assert {"python", "torch", "memory", "energy", "folder", "sources", "database", "port"} <= names
@@ -34,14 +35,14 @@ def test_a_sound_project_on_a_sound_machine_has_nothing_missing(folder):
 
 def test_without_a_project_the_machine_is_still_looked_at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    document, _, code = doctor.report(None)
+    document, _, code = doctor.report(Home())
     assert code == 0
     assert "sources" not in {finding["name"] for finding in document["findings"]}
 
 
 def test_a_broken_project_file_is_missing_something(tmp_path):
     (tmp_path / "wyrmling.toml").write_text("name = ")
-    document, text, code = doctor.report(tmp_path)
+    document, text, code = doctor.report(Home(tmp_path))
     assert code == 1 and not document["ok"]
     assert "MISSING" in text
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import wyrmling
-from wyrmling import config
-from wyrmling.config import Project
+from wyrmling.config import Home, Project
 from wyrmling.core import counters, hardware
 from wyrmling.core.errors import UsageError, WyrmlingError
 
@@ -43,17 +42,17 @@ class Finding:
     fix: str | None = None
 
 
-def report(home: Path | None) -> tuple[dict[str, Any], str, int]:
+def report(home: Home) -> tuple[dict[str, Any], str, int]:
     """Document, text and exit code (1 when something is missing) of all findings.
 
-    home   the project folder; None takes the nearest one upward, if any
+    home   the project folder; without one the nearest upward, if any
     """
     found = list(machine_findings())
     try:
-        project = config.load(home or config.find_project(Path.cwd()))
+        project = home.project()
     except WyrmlingError as error:
         # No project here is no fault; a project file that can't be read is.
-        if home is not None or not isinstance(error, UsageError):
+        if home != Home() or not isinstance(error, UsageError):
             found.append(Finding("missing", "project", error.what, error.fix))
     else:
         found += project_findings(project)

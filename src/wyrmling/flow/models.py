@@ -5,23 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wyrmling import config
-from wyrmling.config import Project
+from wyrmling.config import Home, Project
 from wyrmling.core import resolve as where
 from wyrmling.core.errors import UsageError
 from wyrmling.core.store import ModelRecord, Store
 
 
-def project_of(folder: Path | None, reference: str) -> Project | None:
+def project_of(home: Home, reference: str) -> Project | None:
     """The project to look a model up in: the one named, else the nearest upward, else none for a plain folder.
 
-    Raises   UsageError when `reference` is a name and there is no project to look it up in.
+    Raises   UsageError when `reference` is a name and there is no project to look it up in, or settings are given for
+             a project that there is not
     """
-    if folder is not None:
-        return config.load(folder)
     try:
-        return config.load(config.find_project(Path.cwd()))
+        return home.project()
     except UsageError:
+        if home != Home():
+            raise
         if where.folder_of(Path(reference)) is not None or where.is_hub_id(reference, Path.cwd()):
             return None
         raise

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from wyrmling.core.reviews import Reviews
 from wyrmling.feedback.ratings import UnknownAnswer, rate
-from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models
+from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models, widget
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.guard import Guard
 from wyrmling.serve.limits import Limits
@@ -108,6 +108,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/readyz", ready),
     ("GET", "/health", ready),
     ("GET", "/metrics", metrics),
+    ("GET", widget.PATH, widget.widget),
 )
 
 
@@ -123,4 +124,5 @@ def create_app(service: Service, *, loopback: bool, log: AccessLog) -> Guard:
     routes = [Route(path, answering(by_method), methods=list(by_method)) for path, by_method in handlers.items()]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route})
     app.state.service = service
-    return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log)
+    origins = frozenset(service.settings.origins)
+    return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log, origins)

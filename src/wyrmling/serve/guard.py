@@ -1,7 +1,8 @@
 """Who may ask what, and how much: API keys with scopes and limits, the Host header; and what every answer carries.
 
-Without keys only this machine may ask. A page in a browser can reach 127.0.0.1 too, so no CORS header is sent and the
-Host header must name this machine: a foreign name that points here (DNS rebinding) is refused.
+Without keys only this machine may ask. A page in a browser can reach 127.0.0.1 too, so no CORS header is sent except to
+the sites that the settings name, and the Host header must name this machine: a foreign name that points here (DNS
+rebinding) is refused.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.store import Store
 from wyrmling.core.tables import ApiKey, Scope
+from wyrmling.serve import widget
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.caller import Caller
 from wyrmling.serve.limits import Limits
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.openai import ApiError
 
-PUBLIC = frozenset({"/livez", "/readyz", "/health"})
+PUBLIC = frozenset({"/livez", "/readyz", "/health", widget.PATH})
 # The scope that a path asks for, the first prefix that fits. Cards of models and metrics are for every key.
 SCOPES: tuple[tuple[str, Scope], ...] = (
     ("/v1/files", "files"),
@@ -42,6 +44,15 @@ SECURITY_HEADERS = {
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
+}
+
+
+# What a page of an allowed site may send and read. No cookies: a key is sent by the page itself.
+CORS_HEADERS = {
+    "access-control-allow-methods": "GET, POST, DELETE",
+    "access-control-allow-headers": "authorization, content-type",
+    "access-control-expose-headers": "x-request-id, retry-after",
+    "access-control-max-age": "600",
 }
 
 
@@ -69,6 +80,7 @@ class Guard:
 
     store      where the keys are
     loopback   True: only this machine can connect, so a key is asked for only once one has been made
+    origins    sites whose pages may ask from a browser, such as "https://example.com"
     `scope["state"]["caller"]` of a request that was let in says who asks.
     """
 
@@ -78,6 +90,7 @@ class Guard:
     metrics: Metrics
     limits: Limits
     log: AccessLog
+    origins: frozenset[str] = frozenset()
 
     def use(self, service: Any) -> None:
         """Let another service answer from the next request on."""
@@ -89,7 +102,7 @@ class Guard:
             return
         started, answered = time.monotonic(), {"status": 0, "bytes": 0}
         caller = Caller("req-" + secrets.token_hex(12), None, self.limits)
-        allowance: dict[str, str] = {}
+        allowance = self._cors(scope)
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -104,6 +117,10 @@ class Guard:
 
         try:
             self._check_host(scope)
+            if allowance and scope["method"] == "OPTIONS":
+                # A browser asks before it sends a key, and can't send one with that question.
+                await Response(status_code=204)(scope, receive, send_guarded)
+                return
             caller = replace(caller, key=self._check_key(scope))
             if caller.key is not None:
                 self._check_scope(scope, caller.key)
@@ -130,6 +147,13 @@ class Guard:
                     **caller.noted,
                 }
             )
+
+    def _cors(self, scope: Connection) -> dict[str, str]:
+        """The headers that let a page of an allowed site read the answer; none for others."""
+        origin = Headers(scope=scope).get("origin", "")
+        return (
+            {"access-control-allow-origin": origin, "vary": "origin", **CORS_HEADERS} if origin in self.origins else {}
+        )
 
     def _check_host(self, scope: Connection) -> None:
         if not self.loopback:

@@ -26,7 +26,7 @@ _log = logging.getLogger("wyrmling.serve")
 
 # Between two parts of the JSON: nothing, a space, or a line break and its indent. By default it may go on for ever, and
 # small models do.
-_GUIDANCE = {"whitespace_pattern": r"( |\n {0,16})?"}
+_GUIDANCE: Any = {"whitespace_pattern": r"( |\n {0,16})?"}
 
 
 @dataclass(frozen=True)
