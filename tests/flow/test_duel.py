@@ -73,7 +73,14 @@ def data(tmp_path: Path) -> Artifact:
 
 
 def evidence(data: Artifact, new: Artifact, old: Artifact, **more) -> Evidence:
-    given = {"new_frozen": None, "old_frozen": None, "accepted": None, "same_shape": True} | more
+    given = {
+        "new_frozen": None,
+        "old_frozen": None,
+        "accepted": None,
+        "unseen": frozenset(range(N)),
+        "same_shape": True,
+    }
+    given |= more
     return Evidence(data, new, old, **given)
 
 
@@ -101,6 +108,8 @@ def test_the_whole_interval_must_be_above_the_margin(tmp_path, data, difference,
     conditions = duel.judge(evidence(data, new, evaluation(tmp_path, "old", gold())), SETTINGS)
     assert statuses(conditions)["macro_f1"] == status
     assert duel.overall(conditions) == status
+    wide = duel.judge(evidence(data, new, evaluation(tmp_path, "older", gold())), Retrain(margin=0.5))
+    assert statuses(wide)["macro_f1"] == ("PASS" if difference[1] is not None else "INCONCLUSIVE")
     if difference == (-0.01, -0.04, 0.02):
         assert "more test rows would tell" in conditions[0].text
 
@@ -151,6 +160,8 @@ def test_frozen_feedback_that_was_right_stays_right(tmp_path, data, broken, fixe
     condition = next(one for one in found if one.name == "regressions")
     assert condition.status == status
     assert f"{broken} of 40 frozen items newly wrong (2 allowed), {fixed} newly right" in condition.text
+    strict = duel.judge(evidence(data, *both, new_frozen=frozen[0], old_frozen=frozen[1]), Retrain(new_failures=0))
+    assert statuses(strict)["regressions"] == ("PASS" if broken == 0 else "FAIL")
 
 
 @pytest.mark.parametrize(("wrong", "status"), [(0, "PASS"), (12, "PASS"), (40, "FAIL")])
@@ -164,6 +175,11 @@ def test_labels_that_the_text_could_not_mean_stop_everything(tmp_path, data, wro
         one for one in duel.judge(evidence(data, *both, accepted=accepted), SETTINGS) if one.name == "feedback"
     )
     assert condition.status == status and condition.text.startswith(f"{wrong} of 100 accepted labels")
+    lenient = duel.judge(evidence(data, *both, accepted=accepted), Retrain(implausible=0.5))
+    assert statuses(lenient)["feedback"] == "PASS"
+    # What the champion learned from it can't judge: only the right ones are left.
+    later = evidence(data, *both, accepted=accepted, unseen=frozenset(range(40, 100)))
+    assert statuses(duel.judge(later, SETTINGS))["feedback"] == "PASS"
 
 
 def test_cost_counts_when_the_sizes_differ(tmp_path, data):

@@ -6,10 +6,13 @@ import csv
 import json
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,11 +20,12 @@ import pytest
 
 from shell import EXAMPLES, INTENTS, ask, served, wyrmling
 from wyrmling import config
+from wyrmling.core.errors import UsageError
 from wyrmling.core.reviews import Reviews
 from wyrmling.core.store import Store, Usage, folder_digest
 from wyrmling.core.tables import Decided
 from wyrmling.feedback.ratings import prompt_hash, prompt_text, rate
-from wyrmling.flow import canary, retrain, watch
+from wyrmling.flow import canary, drift, retrain, watch
 
 # A few hundred test rows know little: wide margins, so that the test is about the loop.
 LOOSE = """
@@ -148,18 +152,51 @@ def say(project: config.Project, wrong: float) -> None:
         reviews.decide([said.feedback.id for said in reviews.find()], "accepted")
 
 
-def test_wrong_corrections_are_held(folder: Path) -> None:
+def test_a_watch_trains_from_the_champion_and_holds_wrong_corrections(folder: Path) -> None:
+    settings = folder / "wyrmling.toml"
+    settings.write_text(settings.read_text().replace("[retrain]", '[retrain]\nstart = "champion"'))
     project = config.load(folder)
     say(project, wrong=0.6)
-    done = retrain.run(project)
-    assert (done.status, done.exit_code) == ("FAIL", 3)
-    assert {c.name: c.status for c in done.conditions}["feedback"] == "FAIL"
-    assert "support-desk:1 stays the champion; feedback:" in done.why
+    command = [sys.executable, "-m", "wyrmling", "retrain", "--watch", "--poll", "0.2", "--project", str(folder)]
+    watching = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     with closing(Store.open(project.database_url)) as store:
-        assert store.resolve("support-desk").version == 1
-        (decided,) = Reviews(store).decisions("support-desk")
+        until = time.monotonic() + 200
+        while not (decisions := Reviews(store).decisions("support-desk")):
+            assert watching.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+        # Nothing calls for a second one.
+        time.sleep(1.0)
+        watching.terminate()
+        _, told = watching.communicate(timeout=30)
+        assert Reviews(store).decisions("support-desk") == decisions
+        (decided,) = decisions
         assert (decided.verdict, decided.version, decided.champion) == ("HOLD", 2, 1)
+        assert "support-desk:1 stays the champion; feedback:" in decided.why
+        assert any(line.startswith("FAIL") and " feedback:" in line for line in decided.lines)
+        assert store.resolve("support-desk").version == 1
         assert Reviews(store).counts()["unused"] == 0
+    assert "training again: 80 accepted feedback" in told and "training starts from support-desk:1" in told
+
+
+def test_the_champion_gives_the_scores_it_was_registered_with(folder: Path) -> None:
+    project = config.load(folder)
+    with closing(Store.open(project.database_url)) as store:
+        champion = store.resolve("support-desk")
+    again = drift.replayed(project, champion)
+    assert not again.alarm and again.current == pytest.approx(champion.metrics["macro_f1"])
+    other = replace(champion, metrics={"macro_f1": champion.metrics["macro_f1"] - 0.01})
+    assert drift.replayed(project, other).alarm
+
+
+def test_a_trunk_that_is_asked_for_must_be_there(folder: Path) -> None:
+    project = config.load(folder, ["retrain.start=trunk"])
+    with closing(Store.open(project.database_url)) as store:
+        champion = store.resolve("support-desk")
+    start = retrain.start_of(project, champion)
+    shutil.rmtree(start.folder.parent)
+    with pytest.raises(UsageError, match="support-desk:1 has no trunk here"):
+        retrain.start_of(project, champion)
+    assert retrain.start_of(config.load(folder), champion).folder == champion.path
 
 
 def test_frozen_rows_are_in_no_training_row(folder: Path) -> None:

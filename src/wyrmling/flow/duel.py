@@ -52,6 +52,7 @@ class Evidence:
     new, old     their evaluations on the project's test rows; `new` was compared `against` the champion
     new_frozen, old_frozen  the same on the frozen share of the feedback; None without any
     accepted     the champion's evaluation on the labels that were accepted; None for texts, or without any
+    unseen       the lines of the accepted labels that the champion did not learn from
     same_shape   whether both models have the same sizes, and so the same cost
     """
 
@@ -61,6 +62,7 @@ class Evidence:
     new_frozen: Artifact | None
     old_frozen: Artifact | None
     accepted: Artifact | None
+    unseen: frozenset[int]
     same_shape: bool
 
 
@@ -70,7 +72,7 @@ def judge(evidence: Evidence, settings: Retrain) -> list[Condition]:
     if evidence.new_frozen is not None and evidence.old_frozen is not None:
         found.append(_regressions(evidence.new_frozen, evidence.old_frozen, settings))
     if evidence.accepted is not None:
-        found.append(_plausible(evidence.accepted, settings))
+        found.append(_plausible(evidence.accepted, evidence.unseen, settings))
     return [*found, *_cost(evidence, settings), _contamination(evidence.data)]
 
 
@@ -197,9 +199,9 @@ def _regressions(new: Artifact, old: Artifact, settings: Retrain) -> Condition:
     return Condition("regressions", "PASS" if broken <= allowed else "FAIL", text)
 
 
-def _plausible(accepted: Artifact, settings: Retrain) -> Condition:
+def _plausible(accepted: Artifact, unseen: frozenset[int], settings: Retrain) -> Condition:
     """Are the accepted labels what their texts could mean? The champion, which has not seen them, names a few."""
-    rows = _predictions(accepted)
+    rows = [row for row in _predictions(accepted) if int(row["origin"].rpartition(":")[2]) in unseen]
     labels = _labels(accepted)
     most = min(LIKELIEST, (len(labels) + 1) // 2)
     if most < 2:

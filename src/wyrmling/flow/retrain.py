@@ -7,6 +7,7 @@ started again, it goes on where it was.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -93,7 +94,8 @@ def run(project: Project) -> Outcome:
         mixed = mixed_project(project, feedback)
         data, steps = _train(mixed, start)
         model = steps[-1].path / "model"
-        evidence = _evidence(mixed, data, feedback, model, resolve.folder_of(champion.path) or champion.path)
+        seen = _seen_by(project, reviews, champion)
+        evidence = _evidence(mixed, data, feedback, model, resolve.folder_of(champion.path) or champion.path, seen)
         conditions = tuple(duel.judge(evidence, project.settings.retrain))
         outcome = _settle(project, reviews, champion, model, evidence.new, conditions, feedback, accepted)
     return replace(outcome, cost=meter.cost())
@@ -143,13 +145,13 @@ def trunk_of(project: Project, model: Path) -> Path | None:
     began = {} if step is None else {k: v for k, v in step.manifest["inputs"].items() if k not in ("data", "tokens")}
     if not began:
         return None
-    folders = [
-        manifest.parent / "model" for manifest in sorted((project.runs / "train").glob(f"*/{artifact.MANIFEST}"))
-    ]
-    if (base := locate_base(project)) is not None:
-        folders.append(base)
-    there = (folder for folder in folders if folder != model and (folder / resolve.CONFIG).is_file())
-    return next((folder for folder in there if resolve.inputs(folder) == began), None)
+    for manifest in sorted((project.runs / "train").glob(f"*/{artifact.MANIFEST}")):
+        other = artifact.open_artifact(manifest.parent, verify=False)
+        files = {name.removeprefix("model/"): about["sha256"] for name, about in other.manifest["files"].items()}
+        if other.path != model.parent and began.items() <= files.items():
+            return other.path / "model"
+    base = locate_base(project)
+    return base if base is not None and resolve.inputs(base) == began else None
 
 
 def _artifact_of(model: Path) -> Artifact | None:
@@ -233,7 +235,9 @@ def _train(mixed: Project, start: Start) -> tuple[Artifact, list[Artifact]]:
 # ---- both models on the same rows ----
 
 
-def _evidence(mixed: Project, data: Artifact, feedback: Artifact, model: Path, champion: Path) -> Evidence:
+def _evidence(
+    mixed: Project, data: Artifact, feedback: Artifact, model: Path, champion: Path, seen: set[str]
+) -> Evidence:
     from wyrmling.evaluate import run as evaluate
 
     plain = _only_answers(mixed)
@@ -243,8 +247,25 @@ def _evidence(mixed: Project, data: Artifact, feedback: Artifact, model: Path, c
     tests = [
         evaluate.run(plain, data, one, test_file=frozen) if frozen.is_file() else None for one in (model, champion)
     ]
-    return Evidence(data, new, old, tests[0], tests[1], _accepted(plain, data, feedback, champion),
-                    duel.same_shape(model, champion))  # fmt: skip
+    lines = _feedback_ids(feedback.path)
+    unseen = frozenset(number for number, feedback_id in enumerate(lines, start=1) if feedback_id not in seen)
+    accepted = _accepted(plain, data, feedback, champion) if unseen else None
+    same_shape = duel.same_shape(model, champion)
+    return Evidence(data, new, old, tests[0], tests[1], accepted, unseen, same_shape)
+
+
+def _seen_by(project: Project, reviews: Reviews, champion: ModelRecord) -> set[str]:
+    """The feedback that the champion learned from: what it says of that is no judgement."""
+    decided = [one for one in reviews.decisions(champion.name) if one.version == champion.version]
+    folders = [project.runs / collect.STAGE / f"{champion.name}-{one.used}" for one in decided]
+    return {feedback_id for folder in folders for feedback_id in _feedback_ids(folder)}
+
+
+def _feedback_ids(folder: Path) -> list[str]:
+    """The feedback behind each line of the examples in a feedback artifact."""
+    file = folder / collect.EXAMPLES
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line)["feedback_id"] for line in lines]
 
 
 def _only_answers(mixed: Project) -> Project:

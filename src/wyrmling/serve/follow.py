@@ -13,7 +13,7 @@ from collections.abc import Callable
 from wyrmling.core.store import ModelRecord
 from wyrmling.model.folder import locate
 from wyrmling.serve.loaded import Found
-from wyrmling.serve.pool import DRAIN_SECONDS, Member
+from wyrmling.serve.pool import DRAIN_SECONDS, Engines, Member
 from wyrmling.serve.service import Canary, Service
 
 LOOK_SECONDS = 0.1
@@ -23,7 +23,7 @@ LINGER_SECONDS = 5.0
 _log = logging.getLogger("wyrmling.serve")
 
 
-class Follower:
+class Follower(Engines):
     """A thread that looks at the aliases of the served name.
 
     load   makes a member with a started engine
@@ -47,16 +47,6 @@ class Follower:
         """Change nothing any more."""
         self._stopping.set()
         self._thread.join()
-
-    def drain(self, seconds: float) -> None:
-        """Take nothing new; finish what there is, but fail what is left after `seconds`."""
-        for member in self._all():
-            member.engine.drain(seconds)
-
-    def join(self) -> None:
-        """Wait until all engines have ended after `drain`."""
-        for member in self._all():
-            member.engine.join()
 
     def _all(self) -> list[Member]:
         return [*self._members.values(), *(member for _, member in self._leaving)]

@@ -28,7 +28,24 @@ class Member:
     metrics: Metrics
 
 
-class Pool:
+class Engines:
+    """Models in memory that are told together to stop."""
+
+    def _all(self) -> list[Member]:
+        raise NotImplementedError
+
+    def drain(self, seconds: float) -> None:
+        """Take nothing new; finish what there is, but fail what is left after `seconds`."""
+        for member in self._all():
+            member.engine.drain(seconds)
+
+    def join(self) -> None:
+        """Wait until all engines have ended after `drain`."""
+        for member in self._all():
+            member.engine.join()
+
+
+class Pool(Engines):
     """At most `room` models, by the digest of their folder; the one that was not asked for longest goes first.
 
     load   makes a member with a started engine; called on another thread
@@ -65,16 +82,6 @@ class Pool:
             member = self._members.pop(digest).result()
             member.engine.drain(DRAIN_SECONDS)
             self._leaving.append(member)
-
-    def drain(self, seconds: float) -> None:
-        """Take nothing new; finish what there is, but fail what is left after `seconds`."""
-        for member in self._all():
-            member.engine.drain(seconds)
-
-    def join(self) -> None:
-        """Wait until all engines have ended after `drain`."""
-        for member in self._all():
-            member.engine.join()
 
     def _all(self) -> list[Member]:
         done = [task for task in self._members.values() if task.done() and task.exception() is None]

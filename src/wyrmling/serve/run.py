@@ -33,7 +33,7 @@ from wyrmling.serve.guard import check_bind, is_loopback
 from wyrmling.serve.loaded import Found, Loaded, find
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.parity import load_checked
-from wyrmling.serve.pool import DRAIN_SECONDS, Member, Pool
+from wyrmling.serve.pool import DRAIN_SECONDS, Engines, Member, Pool
 from wyrmling.serve.service import Service
 from wyrmling.serve.workshop import Workshop
 
@@ -157,8 +157,8 @@ class Server(uvicorn.Server):
                 engines.join()
 
     @property
-    def _engines(self) -> list[Engine | Follower | Pool]:
-        own: Engine | Follower = self._follower or self._service.engine
+    def _engines(self) -> list[Engine | Engines]:
+        own: Engine | Engines = self._follower or self._service.engine
         return [own] if self._service.pool is None else [own, self._service.pool]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
