@@ -139,6 +139,20 @@ def test_every_shipped_example_has_a_plan(example):
     assert made.text()
 
 
+def test_other_ways_are_forecast_beside_the_project(folder):
+    document = planned(folder).document()
+    ways = {way["name"]: way for way in document["ways"]}
+    assert list(ways) == ["few-shot", "probe", "lora", "full", "from scratch"]
+    # The known models for labels are encoders, which can't be shown examples.
+    assert "minutes" not in ways["few-shot"] and ways["few-shot"]["note"]
+    assert ways["probe"]["minutes"]["value"] < ways["lora"]["minutes"]["value"] < ways["full"]["minutes"]["value"]
+    assert ways["probe"]["memory_gb"]["value"] < ways["full"]["memory_gb"]["value"]
+    trained = [stage["minutes"]["value"] for name, stage in document["stages"].items() if name.startswith("train ")]
+    assert ways["from scratch"]["minutes"]["value"] == pytest.approx(sum(trained))
+    writer = {way["name"]: way for way in planned(EXAMPLES / "storyteller").document()["ways"]}
+    assert writer["few-shot"]["minutes"]["value"] > 0 and "examples before each" in writer["few-shot"]["note"]
+
+
 def test_a_plan_needs_no_torch_once_the_machine_was_measured(folder):
     planned(folder)
     code = (

@@ -69,7 +69,7 @@ def test_steps_follow_each_other_and_are_found_the_second_time(small: Small, tmp
         "model",
         "steps.jsonl",
     ]
-    assert set(made[0].manifest["forecast"]) == {"minutes", "memory_gb", "usd", "kwh", "kg_co2"}
+    assert set(made[0].manifest["forecast"]) == {"minutes", "memory_gb", "usd", "kwh", "kg_co2", "flops"}
     again = train(project, small)
     assert all(one.reused for one in again) and [one.id for one in again] == [one.id for one in made]
     changed = train(small.with_settings("train.pretrain.steps=3", "train.tune.steps=2", root=tmp_path), small)

@@ -12,7 +12,8 @@ from wyrmling.config import Budget
 from wyrmling.core import hardware
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
-from wyrmling.train import journal, run
+from wyrmling.core.steps import STEPS_FILE, read
+from wyrmling.train import run
 from wyrmling.train.journal import Journal
 from wyrmling.train.pace import limit_passed
 
@@ -26,7 +27,7 @@ def trained(small: Small, root: Path, *settings: str) -> Artifact:
 
 def test_a_step_says_its_rate_its_memory_its_energy_and_its_share_of_the_peak(small: Small, tmp_path: Path) -> None:
     made = trained(small, tmp_path, "train.s.steps=6", "train.s.evaluate_every=3")
-    steps, looks = journal.read(made.path / journal.STEPS_FILE)
+    steps, looks = read(made.path / STEPS_FILE)
     assert len(steps) == 6 and len(looks) == 2
     peak = hardware.rates("cpu", use_threads=1).float32
     for line in steps:
@@ -40,7 +41,7 @@ def test_a_step_says_its_rate_its_memory_its_energy_and_its_share_of_the_peak(sm
 
 def test_tensorboard_reads_back_what_the_journal_has(small: Small, tmp_path: Path) -> None:
     made = trained(small, tmp_path, "train.s.steps=6", "train.s.evaluate_every=3", 'train.s.track=["tensorboard"]')
-    steps, looks = journal.read(made.path / journal.STEPS_FILE)
+    steps, looks = read(made.path / STEPS_FILE)
     (folder,) = (tmp_path / "runs" / "track" / "tensorboard").iterdir()
     seen = EventAccumulator(str(folder)).Reload()
     for name in ("loss", "lr", "tokens_per_second", "wh"):
@@ -65,7 +66,7 @@ def test_a_missing_tracker_names_the_line_that_installs_it(
 
 
 def test_a_journal_forgets_the_steps_that_are_done_again(tmp_path: Path) -> None:
-    path = tmp_path / journal.STEPS_FILE
+    path = tmp_path / STEPS_FILE
     with Journal(path, 0) as log:
         for step in (1, 2, 3):
             log.write({"step": step, "loss": 1.0})
@@ -106,7 +107,7 @@ def test_a_run_ends_within_its_budget_with_the_best_weights_of_all_it_paid_for(
     same = ("train.s.evaluate_every=40", "train.s.save_every_seconds=1000", "machine.usd_per_hour=3600")
     few = trained(small, tmp_path / "few", "train.s.steps=5", *same).cost["usd"]
     made = trained(small, tmp_path, "train.s.steps=100000", f"objective.budget.usd={few + 4}", *same)
-    steps, looks = journal.read(made.path / journal.STEPS_FILE)
+    steps, looks = read(made.path / STEPS_FILE)
     assert made.figures["stopped"] == "budget" and few < made.cost["usd"] <= few + 4
     # The last weights were looked at too, and those that are kept had the best look.
     assert looks[-1]["step"] == steps[-1]["step"] == made.figures["steps"]

@@ -157,6 +157,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wyrmling"
 
 
+# What this process measured, by the file it is kept in: on a busy machine once per process has to do.
+_measured: dict[Path, Rates] = {}
+
+
 def rates(on: Device = "cpu", *, use_threads: int | None = None) -> Rates:
     """How fast this machine multiplies, measured in about a second the first time and read from the cache after.
 
@@ -169,7 +173,9 @@ def rates(on: Device = "cpu", *, use_threads: int | None = None) -> Rates:
         kept = Rates(**json.loads(path.read_text(encoding="utf-8")))
         if not kept.busy:
             return kept
-    measured = _measure(on, count)
+        if path in _measured:
+            return _measured[path]
+    measured = _measured[path] = _measure(on, count)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, json.dumps(asdict(measured)).encode())

@@ -9,9 +9,10 @@ from typing import Any
 from wyrmling.config import Project
 from wyrmling.core import hardware
 from wyrmling.core.errors import BadSetting
-from wyrmling.flow import facts, rungs, stage_costs
+from wyrmling.flow import facts, rungs, stage_costs, ways
 from wyrmling.flow.facts import Known
 from wyrmling.flow.summary import aligned
+from wyrmling.flow.ways import Way
 from wyrmling.train import forecast, sizing
 from wyrmling.train.forecast import Forecast, Pricing, Range
 from wyrmling.train.sizing import Derived, Shape
@@ -65,12 +66,13 @@ class Plan:
     advice: tuple[str, ...]
     power: str
     arithmetic: str
+    ways: tuple[Way, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The total as {minutes, memory_gb, usd, kwh, kg_co2}, each {value, low, high}; the rest beside it."""
         return {
             **self.total.document(),
-            "stages": {name: one.document() for name, one in self.stages.items()},
+            "stages": {name: {**one.document(), "from": one.basis} for name, one in self.stages.items()},
             "fits": [fit.document() for fit in self.fits],
             "derived": {
                 "model": {name: getattr(self.shape, name) for name in SHAPE_NUMBERS}
@@ -93,12 +95,15 @@ class Plan:
             "accept": list(self.accept),
             "advice": list(self.advice),
             "power": self.power,
+            "ways": [way.document() for way in self.ways],
         }
 
     def text(self) -> str:
         """The same for a person."""
         return "\n\n".join(
-            "\n".join(part) for part in (self._rows(), self._derived(), self._forecast(), self._limits()) if part
+            "\n".join(part)
+            for part in (self._rows(), self._derived(), self._forecast(), self._ways(), self._limits())
+            if part
         )
 
     def _rows(self) -> list[str]:
@@ -121,10 +126,19 @@ class Plan:
         return lines
 
     def _forecast(self) -> list[str]:
-        head = f"{'':<16}{'minutes':>26}{'memory GB':>26}{'Wh':>26}{'US dollars':>26}"
-        lines = [_costs(name, one) for name, one in [*self.stages.items(), ("total", self.total)]]
+        head = f"{'':<16}{'minutes':>26}{'memory GB':>26}{'Wh':>26}{'US dollars':>26}  from"
+        lines = [f"{_costs(name, one)}  {one.basis}" for name, one in self.stages.items()]
+        lines.append(_costs("total", self.total))
         grams = self.total.kg_co2.scaled(1000)
         return [head, *lines, f"CO2 {_range(grams)} g; power {self.power}"]
+
+    def _ways(self) -> list[str]:
+        """What other ways of training would take, for the last step."""
+        lines = ["other ways, by what their training would take here:"]
+        for way in self.ways:
+            cost = f"{'-':>18}" if way.forecast is None else _costs("", way.forecast).strip()
+            lines.append(f"  {way.name:<14}{cost}  {'; '.join(filter(None, (way.model, way.note)))}")
+        return lines
 
     def _limits(self) -> list[str]:
         pairs = [(f"{f.limit} {f.value:g}", f"{f.status}: {_range(f.forecast)}") for f in self.fits]
@@ -167,6 +181,7 @@ def plan(project: Project) -> Plan:
         advice=tuple(rungs.advice(project, known)),
         power=f"{pricing.watts:.0f} W ({pricing.watts_from}), PUE {pricing.tariff.pue:g}",
         arithmetic=hardware.dtype(known.facts.device, settings.machine.dtype),
+        ways=tuple(ways.ways(project, known, base, pricing)),
     )
 
 

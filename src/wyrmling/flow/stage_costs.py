@@ -18,6 +18,8 @@ DATA = (0.5, 0.55e-3, 1.1)
 TOKENIZER = (2.0, 0.05e-3, 1.0)
 # Starting torch and loading the model; per test row for answers, intervals and report; per labelled row for baselines.
 EVALUATE_START, PER_TEST_ROW, PER_TRAIN_ROW = 6.0, 2e-3, 1e-3
+# Examples that a model is shown before each question.
+SHOTS = 8
 # A light process holds this much, and this many bytes per byte of text while rows are judged.
 LIGHT_GB, BYTES_PER_BYTE = 0.14, 40.0
 BAND = Correction({"minutes": 1.0, "memory_gb": 1.0, "kwh": 1.0}, {"minutes": 2.0, "memory_gb": 1.5, "kwh": 2.0}, 0)
@@ -42,6 +44,16 @@ def evaluate(project: Project, known: Known, shape: Shape, pricing: Pricing) -> 
     seconds = EVALUATE_START + PER_TEST_ROW * known.test_rows + fit + answers
     memory = BASE_GB[known.facts.device] + 8 * shape.parameters / 1e9 + BYTES_PER_BYTE * known.n_bytes / 1e9
     return pricing.forecast(seconds / 60, memory, BAND)
+
+
+def few_shot(known: Known, shape: Shape, pricing: Pricing) -> Forecast:
+    """Answering the test rows by a model that is shown some rows before each; the weights are those of 4 bytes."""
+    rows = sum(source.rows for source in known.facts.sources)
+    length = sum(source.tokens for source in known.facts.sources) / max(1, rows)
+    tokens = known.test_rows * min(shape.context, (SHOTS + 1) * length)
+    rates = hardware.rates(known.facts.device)
+    seconds = EVALUATE_START + MATMUL * 2 * shape.parameters * tokens / rates.float32
+    return pricing.forecast(seconds / 60, BASE_GB[known.facts.device] + 4 * shape.parameters / 1e9, BAND)
 
 
 def _line(rates: tuple[float, float, float], known: Known) -> float:

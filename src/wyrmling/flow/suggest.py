@@ -120,7 +120,7 @@ def suggest(project: Project, *, permissive: bool = False, language: str | None 
         )
     found = []
     for model in chosen:
-        rows = _retold(known.facts, model.vocabulary)
+        rows = retold(known.facts, model.vocabulary)
         each = forecast.forecast(project, rows, shape=model.shape, validation_tokens=known.validation_tokens)
         whole = forecast.total(list(each.values()))
         found.append(Suggestion(model, whole, tuple(_against(project, model, rows, whole))))
@@ -150,7 +150,7 @@ def _does(model: OpenModel, task: str) -> bool:
     return model.kind == "decoder" and (model.chat if task in CHATTING else not model.chat)
 
 
-def _retold(known: Facts, vocabulary: int) -> Facts:
+def retold(known: Facts, vocabulary: int) -> Facts:
     """The facts as another vocabulary would have them: a larger one needs fewer tokens for the same text."""
     factor = bytes_per_token(known.vocab_size) / bytes_per_token(vocabulary)
     sources = tuple(

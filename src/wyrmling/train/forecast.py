@@ -18,19 +18,25 @@ from wyrmling.core.energy import Tariff
 from wyrmling.core.hardware import Rates
 from wyrmling.core.store import ForecastRecord, Store
 from wyrmling.train import sizing
-from wyrmling.train.sizing import Facts, Shape
-from wyrmling.train.workload import Work, memory_gb, seconds, work_of
+from wyrmling.train.sizing import Derived, Facts, Shape
+from wyrmling.train.workload import Work, memory_gb, seconds, total_flops, work_of
+
+Quantity = Literal["minutes", "memory_gb", "kwh"]
+QUANTITIES: tuple[Quantity, ...] = ("minutes", "memory_gb", "kwh")
+# In records and manifests, beside the quantities: by this the same work is known again.
+FLOPS = "flops"
 
 # Factors up and down that hold most errors: before anything was seen on this machine, and at best.
 FIRST_BAND = {"minutes": 1.6, "memory_gb": 1.3, "kwh": 1.6}
 # An estimated power adds this factor to those of energy, money and CO2.
 POWER_BAND = 1.5
 LEAST_BAND = 1.15
-# Corrections come from this many of the latest records.
-RECORDS = 8
-
-Quantity = Literal["minutes", "memory_gb", "kwh"]
-QUANTITIES: tuple[Quantity, ...] = ("minutes", "memory_gb", "kwh")
+# Corrections come from this many of the latest records; of the very same work the last few say all.
+RECORDS, SAME_RECORDS = 8, 3
+# What is left once the same work was measured here, by real steps or to its end (benchmarks/forecast.py).
+SAME_BAND: Mapping[Quantity, float] = {"minutes": 1.15, "memory_gb": 1.1, "kwh": 1.2}
+# Two steps of an objective whose FLOPs differ by less are the same work; a padded vocabulary makes some difference.
+SAME_WORK = 1.05
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class Forecast:
     kg_co2: Range
     closed_form: Mapping[Quantity, float]
     """The values before they were corrected by earlier work."""
+    basis: str = "closed form"
+    """What the values rest on, in words."""
+    flops: float = 0.0
+    """Of a training step: all of its multiply-adds, counted as two."""
 
     def document(self) -> dict[str, dict[str, float]]:
         """{minutes, memory_gb, usd, kwh, kg_co2}, each {value, low, high}."""
@@ -76,7 +86,7 @@ class Forecast:
 
     def manifest(self) -> dict[str, dict[str, float]]:
         """The document, with `closed_form` beside the corrected values: what the next correction is learned from."""
-        document = self.document()
+        document = self.document() | {FLOPS: {"value": self.flops}}
         for name, value in self.closed_form.items():
             document[name]["closed_form"] = value
         return document
@@ -87,19 +97,32 @@ class Correction:
     """What earlier work on this machine took, over what the closed form said; and the band that remains.
 
     runs   the pieces of work it was learned from; 0: none, every factor is 1
+    same   True when they were this very work
     """
 
     factor: Mapping[Quantity, float]
     band: Mapping[Quantity, float]
     runs: int
+    same: bool = False
+
+    @property
+    def basis(self) -> str:
+        """What a forecast rests on, for people."""
+        if self.same:
+            return "real steps"
+        return f"{self.runs} earlier runs" if self.runs > 1 else "an earlier run" if self.runs else "closed form"
 
 
-def correct(records: Iterable[ForecastRecord], objective: TrainObjective) -> Correction:
+def correct(records: Iterable[ForecastRecord], objective: TrainObjective, flops: float | None = None) -> Correction:
     """The factors that earlier forecasts on this machine were off by: the median over the latest steps alike.
 
-    Steps of the same objective count when there are any, else all. Few records move the factor less.
+    Records of the very same work (the same objective and FLOPs) are believed as they are. Without them, steps of the
+    same objective count when there are any, else all; few records move the factor less.
     """
     every = list(records)
+    if flops is not None and (same := [r for r in every if _is_same(r, objective, flops)][-SAME_RECORDS:]):
+        factor = {name: _median_ratio(same, name) for name in QUANTITIES}
+        return Correction(factor, SAME_BAND, len(same), same=True)
     alike = [record for record in every if record.work.endswith(f"/{objective}")] or every
     chosen = alike[-RECORDS:]
     learned = {name: _learn(chosen, name) for name in QUANTITIES}
@@ -107,10 +130,26 @@ def correct(records: Iterable[ForecastRecord], objective: TrainObjective) -> Cor
     return Correction(factor, {name: band for name, (_, band) in learned.items()}, len(chosen))
 
 
+def _is_same(record: ForecastRecord, objective: TrainObjective, flops: float) -> bool:
+    theirs = record.forecast.get(FLOPS, 0.0)
+    alike = theirs > 0 and flops > 0 and abs(math.log(flops / theirs)) < math.log(SAME_WORK)
+    return alike and record.work.endswith(f"/{objective}")
+
+
+def _ratios(records: Iterable[ForecastRecord], name: Quantity) -> list[float]:
+    """Actual over forecast of the records that have this quantity."""
+    pairs = [(r.forecast.get(name, 0), r.actual.get(name, 0)) for r in records]
+    return [actual / forecast for forecast, actual in pairs if actual > 0 and forecast > 0]
+
+
+def _median_ratio(records: Iterable[ForecastRecord], name: Quantity) -> float:
+    ratios = _ratios(records, name)
+    return median(ratios) if ratios else 1.0
+
+
 def _learn(records: Iterable[ForecastRecord], name: Quantity) -> tuple[float, float]:
     """Factor and band of one quantity, from the records that have it."""
-    pairs = [(r.forecast.get(name, 0), r.actual.get(name, 0)) for r in records]
-    logs = [math.log(actual / forecast) for forecast, actual in pairs if actual > 0 and forecast > 0]
+    logs = [math.log(ratio) for ratio in _ratios(records, name)]
     if not logs:
         return 1.0, FIRST_BAND[name]
     n, middle = len(logs), median(logs)
@@ -134,7 +173,8 @@ def priced(
     if not power_known and not correction.runs:
         kwh = Range.around(kwh.value, correction.band["kwh"] * POWER_BAND)
     usd = minutes.scaled(tariff.usd_per_hour / 60).plus(kwh.scaled(tariff.usd_per_kwh))
-    return Forecast(minutes, memory, usd, kwh, kwh.scaled(tariff.g_co2_per_kwh / 1000), dict(closed_form))
+    kg_co2 = kwh.scaled(tariff.g_co2_per_kwh / 1000)
+    return Forecast(minutes, memory, usd, kwh, kg_co2, dict(closed_form), correction.basis)
 
 
 def total(forecasts: Sequence[Forecast]) -> Forecast:
@@ -197,25 +237,35 @@ def _records(project: Project) -> tuple[ForecastRecord, ...]:
 def step_forecast(work: Work, pricing: Pricing, rates: Rates | None = None) -> Forecast:
     """The forecast of one training step. rates: None measures them, or reads what was measured before."""
     measured = rates or hardware.rates(work.device, use_threads=work.threads)
-    correction = correct(pricing.records, work.objective)
-    return pricing.forecast(seconds(work, measured) / 60, memory_gb(work), correction)
+    minutes, memory = seconds(work, measured) / 60, memory_gb(work)
+    flops = total_flops(work)
+    found = pricing.forecast(minutes, memory, correct(pricing.records, work.objective, flops))
+    return replace(found, flops=flops)
 
 
-def forecast(
+def works(
     project: Project, facts: Facts, *, shape: Shape | None = None, validation_tokens: float = 0
-) -> dict[str, Forecast]:
-    """The forecast of every train step by its name, in order; `total` adds them up.
+) -> dict[str, tuple[Derived, Work]]:
+    """The numbers and the work of every train step by its name, in order.
 
     shape   the model's sizes; None derives them as for a model from scratch
     """
     settings = project.settings
     scratch = shape is None
     sizes = shape or sizing.derive_model(settings, project.steps, facts)
-    pricing = Pricing.of(project)
     arithmetic = hardware.dtype(facts.device, settings.machine.dtype)
-    found: dict[str, Forecast] = {}
+    found = {}
     for number, step in enumerate(project.steps):
         derived = sizing.derive_step(settings, step, sizes, facts, scratch=scratch, first=number == 0)
         work = work_of(step, sizes, derived, facts, dtype=arithmetic, validation_tokens=validation_tokens)
-        found[step.name] = step_forecast(work, pricing)
+        found[step.name] = derived, work
     return found
+
+
+def forecast(
+    project: Project, facts: Facts, *, shape: Shape | None = None, validation_tokens: float = 0
+) -> dict[str, Forecast]:
+    """The forecast of every train step by its name, in order, for the arguments of `works`; `total` adds them up."""
+    pricing = Pricing.of(project)
+    found = works(project, facts, shape=shape, validation_tokens=validation_tokens)
+    return {name: step_forecast(work, pricing) for name, (_, work) in found.items()}

@@ -11,8 +11,6 @@ from typing import Any
 
 from wyrmling.train.trackers import Tracker
 
-STEPS_FILE = "steps.jsonl"
-
 
 class Journal:
     """The open journal of a run. Lines are written at once, so that whoever follows the file sees them.
@@ -52,15 +50,3 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
     return kept
-
-
-def read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of the steps and of the looks. A line that is being written just now is left for the next time."""
-    steps: list[dict[str, Any]] = []
-    looks: list[dict[str, Any]] = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                line = json.loads(text)
-                (looks if "val" in line else steps).append(line)
-    return steps, looks

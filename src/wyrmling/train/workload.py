@@ -122,6 +122,11 @@ def flops_per_token(work: Work) -> float:
     return (effort.forward + effort.backward) * body + 6 * effort.added + 6 * shape.width * work.outputs * work.logits
 
 
+def total_flops(work: Work) -> float:
+    """Multiply-adds (counted as two) of all updates; the same on every machine."""
+    return flops_per_token(work) * work.batch_tokens * work.steps
+
+
 def activation_bytes(shape: Shape, dtype: hardware.Dtype) -> float:
     """Bytes that the forward pass keeps per token and layer for the backward pass.
 
