@@ -29,6 +29,7 @@ WORLD_G_CO2_PER_KWH = 475.0
 # codecarbon's table, commit b05965e of 2026-08-08 (MIT), from Our World in Data; each row says its year (2021 to 2023).
 GRID = Path(__file__).with_name("grid.csv")
 SAMPLE_SECONDS = 0.5
+IDLE = "idle power not subtracted"
 GB = 1e9
 
 
@@ -159,17 +160,19 @@ class Meter:
             return ()
         processor, boards = self._sources
         if processor.counter is None and self._watts is not None:
-            return (Part("machine", self._watts * self._seconds, f"estimated (machine.watts = {self._watts:g})"),)
+            return (
+                Part("machine", self._watts * self._seconds, f"estimated (machine.watts = {self._watts:g}, {IDLE})"),
+            )
         parts = []
         if processor.counter is not None:
-            parts.append(Part("processor", self._joules["processor"], f"rapl ({processor.counter.what})"))
+            parts.append(Part("processor", self._joules["processor"], f"rapl ({processor.counter.what}; {IDLE})"))
         else:
             parts.append(_estimated_processor(self._seconds, self._cpu_seconds))
         if not (isinstance(processor.counter, counters.Rapl) and processor.counter.counts_memory):
             watts, how = _memory_watts()
             parts.append(Part("memory", watts * self._seconds, f"estimated ({how})"))
         if boards.counter is not None:
-            parts.append(Part("gpu", self._joules["gpu"], f"nvml ({boards.counter.what})"))
+            parts.append(Part("gpu", self._joules["gpu"], f"nvml ({boards.counter.what}; {IDLE})"))
         return tuple(parts)
 
     def _watch(self, left: threading.Event) -> None:

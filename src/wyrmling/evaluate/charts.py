@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -18,6 +19,95 @@ class Bar(NamedTuple):
     low: float | None
     high: float | None
     ours: bool
+
+
+class Curve(NamedTuple):
+    """A line through points; `ours` draws it in the first colour."""
+
+    name: str
+    points: list[tuple[float, float]]
+    ours: bool
+
+
+class Dot(NamedTuple):
+    """A point with a name for its tooltip."""
+
+    x: float
+    y: float
+    name: str
+    ours: bool
+
+
+def curves(lines: Sequence[Curve], title: str, across: str, up: str, *, log: bool = False) -> str:
+    """Lines over one scale; across and up name the axes, log draws the first by its logarithm."""
+    points = [point for line in lines for point in line.points]
+    area = _Area([x for x, _ in points], [y for _, y in points], log=log)
+    parts = area.axes(across, up)
+    # The lines of the first colour come last, over the others.
+    for line in sorted(lines, key=lambda line: line.ours):
+        kind, note = "ours" if line.ours else "theirs", f"<title>{escape(line.name)}</title>"
+        places = [area.place(x, y) for x, y in line.points]
+        if len(places) == 1:
+            parts.append(
+                f'<circle class="dot {kind}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="3">{note}</circle>'
+            )
+        else:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            parts.append(f'<polyline class="curve {kind}" points="{path}">{note}</polyline>')
+    return _svg(WIDTH, area.height + 52, title, parts)
+
+
+def dots(points: Sequence[Dot], title: str, across: str, up: str) -> str:
+    """Points over one scale; numbers that span a factor of 20 are drawn by their logarithm."""
+    xs = [point.x for point in points]
+    log = min(xs) > 0 and max(xs) / min(xs) >= 20
+    area = _Area(xs, [point.y for point in points], log=log)
+    parts = area.axes(across, up)
+    for point in points:
+        x, y = area.place(point.x, point.y)
+        kind, note = "ours" if point.ours else "theirs", f"{escape(point.name)}: {point.y:.4g}"
+        parts.append(f'<circle class="dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{note}</title></circle>')
+    return _svg(WIDTH, area.height + 52, title, parts)
+
+
+class _Area:
+    """Where a value lies in a plot with two axes."""
+
+    left, right, top, height = 64, WIDTH - 16, 12, 220
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], *, log: bool = False) -> None:
+        self.log = log
+        self.x0, self.x1 = self._span([self._scale(x) for x in xs])
+        self.y0, self.y1 = self._span(list(ys))
+
+    def _scale(self, x: float) -> float:
+        return math.log10(x) if self.log else x
+
+    @staticmethod
+    def _span(values: list[float]) -> tuple[float, float]:
+        low, high = min(values), max(values)
+        pad = (high - low) * 0.04 or abs(high) * 0.05 or 1.0
+        return low - pad, high + pad
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (self._scale(x) - self.x0) / (self.x1 - self.x0)
+        up = (y - self.y0) / (self.y1 - self.y0)
+        return self.left + across * (self.right - self.left), self.top + (1 - up) * self.height
+
+    def axes(self, across: str, up: str) -> list[str]:
+        """Grid lines with their values, and the names of the axes."""
+        parts = []
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            y = self.top + (1 - share) * self.height
+            parts.append(f'<line class="grid" x1="{self.left}" y1="{y:.1f}" x2="{self.right}" y2="{y:.1f}"/>')
+            parts.append(_text("tick", self.left - 6, y + 4, f"{self.y0 + share * (self.y1 - self.y0):.3g}", "end"))
+            x, value = self.left + share * (self.right - self.left), self.x0 + share * (self.x1 - self.x0)
+            parts.append(
+                _text("tick", x, self.top + self.height + 16, f"{10**value if self.log else value:.3g}", "middle")
+            )
+        parts.append(_text("tick", (self.left + self.right) / 2, self.top + self.height + 34, across, "middle"))
+        parts.append(_text("tick", 4, self.top - 2, up))
+        return parts
 
 
 def intervals(bars: Sequence[Bar], title: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from wyrmling.evaluate.tasks import Example, text_of
@@ -11,6 +14,30 @@ from wyrmling.evaluate.tasks import Example, text_of
 SHOWN_CHARACTERS = 600
 
 Score = Mapping[str, Any]
+
+
+def document(title: str, sections: Iterable[str], *, script: str = "") -> str:
+    """One HTML file that needs no network; its policy allows nothing but its own style sheet and script."""
+    style = own("report.css")
+    policy = f"default-src 'none'; style-src '{_hash(style)}'" + (f"; script-src '{_hash(script)}'" if script else "")
+    body = "\n".join(part for part in sections if part)
+    scripted = f"<script>{script}</script>\n" if script else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n{scripted}</body>\n</html>\n"
+    )
+
+
+def own(name: str) -> str:
+    """A file that lies beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def section(title: str, body: str) -> str:

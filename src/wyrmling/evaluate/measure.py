@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wyrmling.config import Project, Quantize
-from wyrmling.core import artifact
+from wyrmling.core import artifact, steps
 from wyrmling.core.energy import Cost
 from wyrmling.core.errors import BadInput
 from wyrmling.core.log import say, warn
@@ -109,6 +109,7 @@ def evaluate(
         "verdict": judged.as_dict(),
         "cost": cost.as_dict(),
         "training_cost": _training_cost(folder),
+        "training_curve": steps.curve(folder.parent / steps.STEPS_FILE) if folder.name == "model" else None,
         "notes": [*model.notes, *_warned(criteria, rows, task, columns, near)],
     }
     return Evaluation(

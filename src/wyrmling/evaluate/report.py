@@ -6,15 +6,12 @@ own style sheet and script.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from wyrmling.evaluate import accept, charts, metrics, report_rows
-from wyrmling.evaluate.html import Score, figure, interval, more, notes, p_value, section, small, table
+from wyrmling.evaluate.html import Score, document, figure, interval, more, notes, own, p_value, section, small, table
 from wyrmling.evaluate.measure import Evaluation
 from wyrmling.evaluate.summary import FIRST
 
@@ -24,14 +21,15 @@ NAMED_LABELS = 16
 BESIDE = ("accuracy", "macro_entity_f1", "token_accuracy", "exact_match")
 SLICES = 30
 
+# The curves of the loss: key, name, in the first colour.
+LOSSES = (("train", "training rows", False), ("val", "validation rows", True))
+
 Found = Mapping[str, Any]
 
 
 def page(evaluation: Evaluation) -> str:
     """The report as one HTML file."""
     found = evaluation.document
-    style, script = (_own(name) for name in ("report.css", "report.js"))
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     sections = [
         _heading(found),
         _verdict(found),
@@ -46,24 +44,10 @@ def page(evaluation: Evaluation) -> str:
         report_rows.flips(evaluation),
         report_rows.errors(evaluation),
         report_rows.explorer(evaluation),
+        _learning(found),
         _cost(found),
     ]
-    body = "\n".join(part for part in sections if part)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>Evaluation: {escape(str(found['goal'] or found['task']))}</title>\n<style>{style}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _own(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return document(f"Evaluation: {found['goal'] or found['task']}", sections, script=own("report.js"))
 
 
 def _heading(found: Found) -> str:
@@ -258,6 +242,16 @@ def _temperature(found: Found) -> str:
     )
     lines = [[name, figure(found["metrics"][name]), figure(score)] for name, score in fitted["metrics"].items()]
     return f'<p class="soft">{text}</p>' + table(["metric", "as it is", "at this temperature"], lines, numbers=(1, 2))
+
+
+def _learning(found: Found) -> str:
+    curve = found["training_curve"]
+    if curve is None:
+        return ""
+    lines = [charts.Curve(name, curve[part], ours) for part, name, ours in LOSSES if curve[part]]
+    plot = charts.curves(lines, "Loss while training", "optimizer step", "nats per target")
+    about = "Loss of the last train step: on the rows it learned from (grey, averaged), and on the validation rows."
+    return section("How it learned", f'<figure>{plot}</figure><p class="soft">{about}</p>')
 
 
 def _cost(found: Found) -> str:

@@ -105,7 +105,8 @@ def train_answer(made: list[Artifact]) -> Said:
     documents = [train_document(artifact) for artifact in made]
     lines = [
         f"{_found(artifact)}  {artifact.manifest['name']}: {document['steps']:,} steps, {document['tokens']:,} tokens, "
-        f"loss {document['loss']:.4f}, {document['seconds']:.0f} s, {document['wh']:.2f} Wh\n  {document['model']}"
+        f"loss {document['loss']:.4f}, {document['seconds']:.0f} s, {document['wh']:.2f} Wh"
+        f"{_per_1000(document)}\n  {document['model']}"
         for artifact, document in zip(made, documents, strict=True)
     ]
     return {**documents[-1], "steps_before": documents[:-1]}, "\n".join(lines)
@@ -128,11 +129,17 @@ def train_document(made: Artifact) -> dict[str, Any]:
         "loss": made.figures["loss"],
         "seconds": made.cost["seconds"],
         "wh": made.cost["wh"],
+        "meter": made.cost["meter"],
         "peak_memory_gb": made.cost["peak_memory_gb"],
         "model": str(made.path / "model"),
         "forecast": made.manifest["forecast"],
         "reused": made.reused,
     }
+
+
+def _per_1000(document: dict[str, Any]) -> str:
+    tokens = document["tokens"]
+    return f" ({1e6 * document['wh'] / tokens:.3f} mWh per 1,000 tokens, {document['meter']})" if tokens else ""
 
 
 def _found(made: Artifact) -> str:

@@ -27,6 +27,8 @@ def document(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evalua
         "baselines": baselines(evaluation, name),
         "minutes": _total(every, "seconds") / 60,
         "wh": _total(every, "wh"),
+        "wh_by_stage": {_stage(one): one.cost["wh"] for one in every},
+        "wh_per_1000_tokens": _per_1000_tokens(steps),
         "meter": steps[-1].cost["meter"],
         "usd": _total(every, "usd"),
         "kg_co2": _total(every, "kg_co2"),
@@ -47,6 +49,8 @@ def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluatio
         *((f"  {name}", _interval(baseline)) for name, baseline in figures["baselines"].items()),
         ("time", f"{figures['minutes']:.1f} minutes"),
         ("energy", f"{figures['wh']:.2f} Wh, ${figures['usd']:.4f}, {figures['kg_co2'] * 1000:.2f} g CO2"),
+        ("  by stage", ", ".join(f"{name} {wh:.3f}" for name, wh in figures["wh_by_stage"].items()) + " Wh"),
+        ("  training", _per_thousand(figures["wh_per_1000_tokens"])),
         ("  by", figures["meter"]),
         ("peak memory", f"{figures['peak_memory_gb']:.2f} GB"),
     ]
@@ -70,6 +74,21 @@ def baselines(evaluation: Artifact, metric: str) -> dict[str, dict[str, Any]]:
     """The score of each baseline in this metric, where it has one."""
     found = {name: baseline["metrics"] for name, baseline in evaluation.figures["baselines"].items()}
     return {name: metrics[metric] for name, metrics in found.items() if metric in metrics}
+
+
+def _stage(made: Artifact) -> str:
+    return f"train {made.manifest['name']}" if made.stage == "train" else made.stage
+
+
+def _per_1000_tokens(steps: Iterable[Artifact]) -> float | None:
+    """Watt-hours of training per 1,000 tokens that were read; None when there were none."""
+    made = list(steps)
+    tokens = sum(step.figures["tokens"] for step in made)
+    return 1000 * _total(made, "wh") / tokens if tokens else None
+
+
+def _per_thousand(wh: float | None) -> str:
+    return "no tokens were read" if wh is None else f"{1000 * wh:.3f} mWh per 1,000 tokens"
 
 
 def _interval(score: dict[str, Any]) -> str:
