@@ -38,6 +38,8 @@ objective_app = typer.Typer(help="The objective as a contract: check it before t
 app.add_typer(objective_app, name="objective")
 keys_app = typer.Typer(help="The API keys of this project's server: list, create, revoke.", invoke_without_command=True)
 app.add_typer(keys_app, name="keys")
+runs_app = typer.Typer(help="The trainings of this project: list them, compare two.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs")
 feedback_app = typer.Typer(
     help="What people say about answers: review it, and erase a person's.", invoke_without_command=True
 )
@@ -216,10 +218,18 @@ def schema(
 
 @app.command()
 @verb
-def plan(project: Any) -> Answer:
+def plan(
+    project: Any,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Take a few real steps of each train step first: a sharper forecast.")
+    ] = False,
+) -> Answer:
     """Before anything runs: what is derived and why, and what it will cost."""
     from wyrmling.flow import plan as planning
+    from wyrmling.flow import records
 
+    if calibrate:
+        records.calibrate(project)
     made = planning.plan(project)
     return Answer(made.document(), made.text())
 
@@ -340,6 +350,35 @@ def train(
     from wyrmling.flow import stages
 
     return Answer(*stages.train_answer(stages.train(project, step)))
+
+
+@app.command()
+@verb
+def tune(
+    project: Any,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION.KEY=WHERE", help="Search a setting: LOW..HIGH, LOW..HIGH:log, or A,B,C."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trainings at most. Default: tune.trials.", min=1)] = None,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only sweep the learning rate of one step, and suggest one.")
+    ] = False,
+    step: Annotated[str | None, typer.Option(help="The [[train]] step to sweep. Default: the last.")] = None,
+) -> Answer:
+    """Search settings by real trainings, judged on the validation rows; or sweep the learning rate."""
+    from wyrmling.flow import lr_sweep, search_space, tune_report
+    from wyrmling.flow import tune as tuning
+
+    if find_lr:
+        if over or trials:
+            raise UsageError("--find-lr sweeps one learning rate", fix="leave out --over and --trials")
+        return Answer(*lr_sweep.answer(project, step))
+    if step is not None:
+        raise UsageError("--step belongs to --find-lr", fix="name the step in --over, as in train.tune.lr=...")
+    if trials is not None:
+        project = project.with_settings([f"tune.trials={trials}"])
+    return Answer(*tune_report.answer(tuning.tune(project, search_space.pairs(over or []))))
 
 
 @app.command()
@@ -587,6 +626,34 @@ def canary(project: Any) -> Answer:
     from wyrmling.flow import canary as trial
 
     return Answer(*trial.judge(project))
+
+
+@runs_app.callback()
+def _runs(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_runs(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
+
+
+@runs_app.command("list")
+@verb
+def list_runs(project: Any) -> Answer:
+    """Every training with its loss, validation figure, minutes and energy; also one that goes on now."""
+    from wyrmling.flow import runs
+
+    return Answer(*runs.listing(project))
+
+
+@runs_app.command()
+@verb
+def compare(
+    project: Any,
+    first: Annotated[str, typer.Argument(metavar="A", help="A run: its folder, its id, or the step's name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+) -> Answer:
+    """How two trainings differ: settings, figures, cost, and their losses on one scale."""
+    from wyrmling.flow import runs
+
+    return Answer(*runs.compare(project, first, second))
 
 
 @keys_app.callback()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -41,13 +42,16 @@ class Section(BaseModel):
     )
 
 
-class Budget(Section):
+class Limits(Section):
     hours: float | None = Field(default=None, gt=0)
     """Wall-clock hours that training may take. None: no limit."""
     usd: float | None = Field(default=None, gt=0)
     """Money that one run may cost, in US dollars. None: no limit."""
     kwh: float | None = Field(default=None, gt=0)
     """Energy that one run may use, in kilowatt-hours. None: no limit."""
+
+
+class Budget(Limits):
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory that training may take, in GB. None: what the machine has."""
 
@@ -385,6 +389,19 @@ class TrainStep(Section):
         return self
 
 
+class Tune(Section):
+    """What `wyrmling tune` searches; `--over` on the command line adds to it."""
+
+    over: dict[str, str] = {}
+    """Settings and where to look: "train.tune.lr" = "1e-5..1e-3:log", or values such as "lora,full"."""
+    trials: int = Field(default=20, ge=1)
+    """Trainings at most, given-up ones included; the one with the settings as they are comes on top."""
+    prune: bool = True
+    """Give up a trial that falls behind the others, or surely behind the best one on the same validation rows."""
+    budget: Limits = Limits()
+    """What the whole search may take; None of a limit: as much as its trials need."""
+
+
 class Evaluate(Section):
     baselines: bool = True
     """Also fit and score the cheap baselines on the same rows."""
@@ -514,6 +531,7 @@ class Settings(Section):
     model: Model = Model()
     train: Annotated[tuple[TrainStep, ...], BeforeValidator(_tuple)] = ()
     """Training steps in order. None given: derived from the task."""
+    tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
     feedback: Feedback = Feedback()
@@ -566,6 +584,11 @@ class Project:
     def steps(self) -> tuple[TrainStep, ...]:
         """The training steps, derived from the task when the file names none."""
         return self.settings.train or DEFAULT_STEPS[self.settings.objective.task]
+
+    def with_settings(self, overrides: Sequence[str]) -> Project:
+        """The same project with `section.key=value` overrides applied. Raises UsageError for a bad one."""
+        raw = self.settings.model_dump(mode="json", exclude_unset=True)
+        return Project(self.root, _overridden(raw, self.settings, overrides))
 
     def meter(self) -> Meter:
         """A new meter with the prices and power of `[machine]`."""
@@ -622,14 +645,17 @@ def load(folder: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"not valid TOML: {error}", where=path, fix="mend the line that the message names") from error
     settings = parse(raw, where=PROJECT_FILE)
-    if overrides:
-        for override in overrides:
-            raw = _override(raw, settings, override)
-        try:
-            settings = parse(raw, where="--set")
-        except BadSetting as error:
-            raise UsageError(error.what, where=error.where, fix=error.fix) from error
-    return Project(root=root, settings=settings)
+    return Project(root=root, settings=_overridden(raw, settings, overrides) if overrides else settings)
+
+
+def _overridden(raw: dict[str, Any], settings: Settings, overrides: Sequence[str]) -> Settings:
+    """Validated settings after `section.key=value` overrides. Raises UsageError for a bad one."""
+    for override in overrides:
+        raw = _override(raw, settings, override)
+    try:
+        return parse(raw, where="--set")
+    except BadSetting as error:
+        raise UsageError(error.what, where=error.where, fix=error.fix) from error
 
 
 def parse(raw: dict[str, Any], *, where: str) -> Settings:

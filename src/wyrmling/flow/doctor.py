@@ -27,6 +27,8 @@ LEAST_MEMORY_GB, LEAST_DISK_GB = 2.0, 2.0
 EXTRAS = {
     "transformers": ("hf", "checks of exported folders against transformers"),
     "huggingface_hub": ("hf", "models by hub id"),
+    "optuna": ("tune", "wyrmling tune"),
+    "tensorboard": ("tensorboard", 'train.NAME.track = ["tensorboard"]'),
     "pynvml": ("gpu", "nothing by itself: GPU energy is read through the driver"),
 }
 COMPILERS = ("c++", "g++", "clang++", "cl")

@@ -38,11 +38,28 @@ from wyrmling.train.infill import SPELLINGS, Infill
 from wyrmling.train.objectives import OBJECTIVES, LossFunction, class_weights, loss_function
 from wyrmling.train.optim import Optimizer, parameter_groups
 from wyrmling.train.order import Array
+from wyrmling.train.rivals import RowScores
 from wyrmling.train.sizing import Derived, Facts, Shape
 
 # Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass.
 VALIDATION_TOKENS = 8192
 BASE_REASON = "the sizes of the model that training starts from"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at the validation rows, as it is told.
+
+    number   counts the looks from 1
+    spent    seconds, wh, usd and kg_co2 of the run so far
+    rows     gives the scores of each validation row; takes about as long as the look did
+    """
+
+    number: int
+    step: int
+    figures: Mapping[str, float]
+    spent: Mapping[str, float]
+    rows: Callable[[], RowScores]
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class Job:
     base          the model folder to start from; None: random weights
     first         True for the first step of a project
     spent_before  seconds, wh, usd and kg_co2 of the steps before it, which count against the budget
+    on_look       is told of each look at the validation rows, and may end the run by raising
     """
 
     project: Project
@@ -62,6 +80,7 @@ class Job:
     first: bool
     run_id: str
     spent_before: Mapping[str, float] = field(default_factory=dict)
+    on_look: Callable[[Look], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from wyrmling.core.energy import SPENT, Meter
 from wyrmling.core.errors import Interrupted
 from wyrmling.core.log import say, warn
 from wyrmling.core.progress import Bar, bar
+from wyrmling.core.steps import STEPS_FILE
 from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train import checkpoint, features, forecast, guards, outcome, sizing, trackers, trainable
 from wyrmling.train.assemble import (
     Job,
+    Look,
     Numerics,
     batches_for,
     exact,
@@ -44,12 +46,13 @@ from wyrmling.train.assemble import (
 from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
 from wyrmling.train.facts import facts_of
-from wyrmling.train.journal import STEPS_FILE, Journal
+from wyrmling.train.journal import Journal
 from wyrmling.train.look import JUDGES, is_better, look
 from wyrmling.train.loop import Step, step_seed, steps
 from wyrmling.train.objectives import OBJECTIVES, LossFunction
 from wyrmling.train.optim import SCHEDULES, Optimizer
 from wyrmling.train.pace import Pace, limit_passed
+from wyrmling.train.rivals import row_scores
 from wyrmling.train.signals import Stop, watch
 from wyrmling.train.sizing import Derived, Facts, Shape
 from wyrmling.train.workload import work_of
@@ -312,6 +315,10 @@ class _Run:
         judge = JUDGES[objective].name
         if judge in figures:
             say(f"  step {number}: val " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        if self.job.on_look is not None:
+            rows = partial(row_scores, self.model, objective, self.looks, self.autocast)
+            looked = -(-number // self.derived.evaluate_every)
+            self.job.on_look(Look(looked, number, figures, self._spent(), rows))
 
     def _figures(self, model: Model, looks: Batches) -> dict[str, float]:
         """What the model makes of the validation rows."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from wyrmling.config import Budget
+from wyrmling.config import Limits
 from wyrmling.core import hardware
 from wyrmling.train.workload import Work, flops_per_token
 
@@ -76,7 +76,7 @@ class Pace:
         """Seconds that so many steps and looks will take at this pace."""
         return steps * self.step_seconds + looks * self.look_seconds
 
-    def passed_by_the_next(self, budget: Budget, used: Mapping[str, float], spent: Mapping[str, float]) -> str | None:
+    def passed_by_the_next(self, budget: Limits, used: Mapping[str, float], spent: Mapping[str, float]) -> str | None:
         """The limit of a budget that one more step, and what has to follow it, would pass; None: there is room.
 
         used    seconds, usd and wh of the project's steps so far
@@ -86,7 +86,7 @@ class Pace:
         return limit_passed(budget, used, spent, self.left(1, 1) + closing)
 
 
-def limit_passed(budget: Budget, used: Mapping[str, float], spent: Mapping[str, float], seconds: float) -> str | None:
+def limit_passed(budget: Limits, used: Mapping[str, float], spent: Mapping[str, float], seconds: float) -> str | None:
     """The first limit that `used` and so many seconds more, at the cost of `spent` per second, would pass."""
     more = seconds / max(spent["seconds"], 1e-9)
     limits = (

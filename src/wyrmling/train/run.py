@@ -5,14 +5,18 @@ This file finds finished work without loading torch; train/fit.py does the work.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wyrmling.config import Project, TrainStep
 from wyrmling.core import artifact, resolve
 from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
+
+if TYPE_CHECKING:
+    from wyrmling.train.assemble import Look
 
 VERSION = 3
 
@@ -40,11 +44,13 @@ def run(
     base: Path | None,
     *,
     earlier: list[Artifact] | None = None,
+    on_look: Callable[[Look], None] | None = None,
 ) -> Artifact:
     """The artifact of one step: found when nothing it depends on has changed, else trained or taken up again.
 
     base     the model folder to start from; None starts from random weights
     earlier  the steps before it, whose cost counts against the budget
+    on_look  is told of each look at the validation rows, and may end the run by raising
     Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal
     """
     key = _key(project, data, tokens, step, base)
@@ -64,6 +70,7 @@ def run(
             first=not earlier,
             run_id=key.id,
             spent_before={name: sum(float(one.cost[name]) for one in earlier or []) for name in SPENT},
+            on_look=on_look,
         )
         fit(job, draft, meter)
     return draft.done
