@@ -10,7 +10,8 @@ with --minutes in windows of 256, as in nanoGPT's recipe for a GPU.
 
 The peer is written anew from nanoGPT's published settings for a CPU: 4 layers, 4 heads, width 128, blocks of 64,
 batches of 12, 2,000 steps, AdamW 1e-3 with warm-up over 100 steps and a cosine down to 1e-4, betas 0.9 and 0.99, weight
-decay 0.1 on matrices, gradients clipped at 1, no dropout, no biases, GELU, learned positions, LayerNorm, tied embedding.
+decay 0.1 on matrices, gradients clipped at 1, no dropout, no biases, GELU, learned positions, LayerNorm, tied
+embedding.
 """
 
 from __future__ import annotations

@@ -400,6 +400,25 @@ def evaluate(
 
 @app.command()
 @verb
+def ladder(
+    project: Any,
+    rungs: Annotated[
+        str | None, typer.Option(help="Only these, such as majority,tfidf,probe. Default: all that the budget allows.")
+    ] = None,
+    spend: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="USD", help="Consent to send test rows to evaluate.remote.url and pay this much."),
+    ] = None,
+) -> Answer:
+    """Every way to answer, from a guess to full training, on the same test rows; and which to use."""
+    from wyrmling.flow import ladder as ladders
+
+    asked = None if rungs is None else [name.strip() for name in rungs.split(",") if name.strip()]
+    return Answer(*ladders.answer(project, asked, ladders.Remote(spend)))
+
+
+@app.command()
+@verb
 def run(project: Any) -> Answer:
     """Everything in order, data to gate; skips what has not changed."""
     from wyrmling.flow import run as flow

@@ -249,7 +249,7 @@ class Model(Section):
     """Output matrices of attention and feed-forward layers start at zero, so that each block starts as the identity."""
 
 
-TrainMethod = Literal["full", "freeze", "probe", "lora", "qlora"]
+TrainMethod = Literal["full", "freeze", "probe", "lora", "qlora", "few-shot"]
 OptimizerName = Literal["muon", "adamw", "adamw_8bit", "sgd"]
 
 
@@ -279,6 +279,24 @@ class Lora(Section):
     """Also learn the length of each row of the corrected matrices (DoRA): a little better, slower."""
 
 
+class FewShot(Section):
+    """Which rows the method few-shot shows the model; it trains nothing. They are always rows of the training split."""
+
+    examples: int | None = Field(default=None, ge=0)
+    """Rows in each prompt; 0: none, only the names of the labels (zero-shot). An encoder has no prompt: it looks at so
+    many nearest rows of each label. None: 16 for a decoder, as far as the context holds them; 3 for an encoder."""
+    select: Literal["nearest", "bm25", "balanced", "random"] | None = None
+    """How they are chosen for each text: nearest (the model's own text vectors), bm25 (shared words); or once for all
+    texts: balanced (as many of each label) or random. None: bm25; an encoder only has nearest."""
+    per_label: int | None = Field(default=None, ge=1)
+    """Rows of each label to choose from, drawn with the seed: the k of a k-shot trial. None: all."""
+    order: Literal["nearest-last", "nearest-first"] = "nearest-last"
+    """Where in the prompt the most similar row stands."""
+    calibrate: bool | None = None
+    """Take off each label what the model gives it for a text that says nothing. None: if validation rows are answered
+    better so."""
+
+
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(_tuple)]
 
@@ -298,9 +316,11 @@ class TrainStep(Section):
     objective: TrainObjective
     """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify or tag."""
     method: TrainMethod = "full"
-    """Which weights move: full (all), freeze (the last blocks), probe (the head), lora, or qlora (lora on 4 bits)."""
+    """Which weights move: full (all), freeze (the last blocks), probe (the head), lora, qlora (lora on 4 bits), or
+    none: few-shot, which shows rows instead."""
     freeze: Freeze = Freeze()
     lora: Lora = Lora()
+    few_shot: FewShot = FewShot()
     sources: Strings | None = None
     """Names of the sources to learn from. None: every source with rows that fit the objective."""
     epochs: float | None = Field(default=None, gt=0)
@@ -383,9 +403,13 @@ class TrainStep(Section):
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> TrainStep:
-        for section, methods in (("freeze", ("freeze",)), ("lora", ("lora", "qlora"))):
+        for section, methods in (
+            ("freeze", ("freeze",)), ("lora", ("lora", "qlora")), ("few_shot", ("few-shot",)),
+        ):  # fmt: skip
             if section in self.model_fields_set and self.method not in methods:
                 raise ValueError(f"{section} is set, but the method is {self.method!r}, which does not use it")
+        if self.method == "few-shot" and self.objective not in ("classify", "sft"):
+            raise ValueError(f"the method few-shot answers (sft) or sorts (classify); it can't learn {self.objective}")
         return self
 
 
@@ -402,6 +426,27 @@ class Tune(Section):
     """What the whole search may take; None of a limit: as much as its trials need."""
 
 
+class Remote(Section):
+    """A model behind an OpenAI-compatible API, as a rung of the ladder; nothing is sent without --spend."""
+
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """Where the API begins, such as "http://127.0.0.1:8000/v1". None: there is no such rung."""
+    model: str | None = None
+    """The name of the model there."""
+    key: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; without it requests carry none."""
+    usd_per_million_input: float | None = Field(default=None, ge=0)
+    """Price of a million tokens read, in US dollars; 0 for a server of your own."""
+    usd_per_million_output: float | None = Field(default=None, ge=0)
+    """Price of a million tokens written."""
+    examples: int = Field(default=8, ge=0)
+    """Training rows in each prompt, those with the same words."""
+    at_once: int = Field(default=4, ge=1)
+    """Requests at the same time."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """An answer that takes longer is asked for again, three times in all; then the row has none, which is wrong."""
+
+
 class Evaluate(Section):
     baselines: bool = True
     """Also fit and score the cheap baselines on the same rows."""
@@ -413,6 +458,7 @@ class Evaluate(Section):
     """Tokens of such an answer at most."""
     overlap: Literal["refuse", "report"] = "refuse"
     """What to do when rows of `--test FILE` are training rows too: refuse the file, or score with and without them."""
+    remote: Remote = Remote()
 
 
 Quantize = Literal["int8", "int8-dynamic", "4bit"]

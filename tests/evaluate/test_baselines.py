@@ -28,16 +28,16 @@ def test_tfidf_learns_two_labels_and_many() -> None:
         "top up",
     ]
     labels = ["card", "card", "refund", "refund", "topup", "topup"]
-    predicted, margins = baselines.tfidf(texts, labels, ["card lost", "a refund please", "my top up"])
+    predicted, margins = baselines.tfidf(texts, labels)(["card lost", "a refund please", "my top up"])
     assert predicted == ["card", "refund", "topup"]
     assert len(margins) == 3
-    two, _ = baselines.tfidf(texts[:4], labels[:4], ["card lost", "a refund please"])
+    two, _ = baselines.tfidf(texts[:4], labels[:4])(["card lost", "a refund please"])
     assert two == ["card", "refund"]
 
 
 def test_tfidf_of_one_label_and_of_texts_without_words() -> None:
-    assert baselines.tfidf(["a text", "more"], ["x", "x"], ["any"])[0] == ["x"]
-    assert baselines.tfidf(["?", "!", "? ?", "! !"], ["ask", "shout", "ask", "shout"], ["?", "!"])[0] == [
+    assert baselines.tfidf(["a text", "more"], ["x", "x"])(["any"])[0] == ["x"]
+    assert baselines.tfidf(["?", "!", "? ?", "! !"], ["ask", "shout", "ask", "shout"])(["?", "!"])[0] == [
         "ask",
         "shout",
     ]
@@ -45,14 +45,14 @@ def test_tfidf_of_one_label_and_of_texts_without_words() -> None:
 
 def test_frequent_tag_knows_only_words_it_saw() -> None:
     words, tags = [["Rome", "is", "Rome"], ["Rome", "fell"]], [["B-LOC", "O", "B-LOC"], ["B-PER", "O"]]
-    assert baselines.frequent_tag(words, tags, [["Rome", "Paris"]]) == [["B-LOC", "O"]]
+    assert baselines.frequent_tag(words, tags)([["Rome", "Paris"]]) == [["B-LOC", "O"]]
 
 
 def test_crf_generalises_from_context_and_shape() -> None:
     names = ["Anna", "Peter", "Maria", "Paul", "Laura", "Simon"]
     words = [["Mr", name, "came", "home"] for name in names] + [["the", "dog", "came", "home"]] * 3
     tags = [["O", "B-PER", "O", "O"]] * len(names) + [["O"] * 4] * 3
-    assert baselines.crf(words, tags, [["Mr", "Karl", "came"]]) == [["O", "B-PER", "O"]]
+    assert baselines.crf(words, tags)([["Mr", "Karl", "came"]]) == [["O", "B-PER", "O"]]
 
 
 def test_shape_collapses_repeats() -> None:
@@ -88,9 +88,9 @@ def test_ngram_of_one_text_by_hand() -> None:
 
 def test_longer_contexts_cost_fewer_bits_on_regular_text() -> None:
     train = ["".join(pair) for pair in itertools.product(("the cat ", "the dog "), ("sat down.", "ran off."))] * 20
-    nats = [baselines.ngram_nats(train, ["the dog sat down."], order)[0] for order in (1, 2, 5)]
+    nats = [baselines.ngram(train, order)(["the dog sat down."])[0] for order in (1, 2, 5)]
     assert nats[0] > nats[1] > nats[2]
-    assert np.isfinite(baselines.ngram_nats(train, ["", "\x00ü€"], 5)).all()
+    assert np.isfinite(baselines.ngram(train, 5)(["", "\x00ü€"])).all()
 
 
 def test_ngram_without_text_is_an_error() -> None:
@@ -102,3 +102,12 @@ def test_a_cut_of_the_training_text_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(baselines, "MOST_TRAIN_BYTES", 10)
     assert baselines.read_share(["12345", "67890"]) is None
     assert baselines.read_share(["12345", "678901"]) == "fitted on the first 10 of 11 characters of training text"
+
+
+def test_the_nearest_answer_is_that_of_the_question_with_the_same_rare_words() -> None:
+    questions = ["How do I open the safe?", "How do I close the account?", "How do I pay?"]
+    answer = baselines.nearest_answer(questions, ["with the key", "by letter", "in cash"])
+    assert answer(["Please close my ACCOUNT", "pay how"]) == ["by letter", "in cash"]
+    assert answer(["nothing alike"]) == ["with the key"]  # of equals the first
+    with pytest.raises(NothingToLearn, match="no answered training row"):
+        baselines.nearest_answer([], [])

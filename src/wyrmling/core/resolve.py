@@ -61,7 +61,7 @@ def inputs(folder: Path) -> dict[str, str]:
     """What identifies a model folder in a manifest: the id and commit of a hub model, else the digest of each file."""
     if (snapshot := hub.snapshot_of(folder)) is not None:
         return {f"hub:{snapshot.repository}": snapshot.commit}
-    files = [folder / CONFIG, *sorted(folder.glob("*.safetensors"))]
+    files = [folder / CONFIG, folder / "few_shot.json", *sorted(folder.glob("*.safetensors"))]
     return {file.name: file_digest(file) for file in files if file.is_file()}
 
 

@@ -41,7 +41,8 @@ SLICED_TASKS = ("classify", "tag")
 BASELINES: dict[str, tuple[str, ...]] = {
     "classify": ("majority", "tfidf"),
     "tag": ("frequent_tag", "crf"),
-    **dict.fromkeys(("complete", "chat", "answer", "summarize"), ("unigram", "five_gram")),
+    **dict.fromkeys(("complete", "chat"), ("unigram", "five_gram")),
+    **dict.fromkeys(("answer", "summarize"), ("bm25", "unigram", "five_gram")),
 }
 COMPARABLE: dict[str, tuple[str, ...]] = {
     "classify": tuple(metrics.CLASSIFY),
@@ -118,10 +119,17 @@ def _parse(text: str, task: str, labels: Sequence[str] | None, values: Values | 
         _check_part(text, metric, part, values)
     threshold, against = _value(text, match["value"], task)
     if against is not None:
-        known = (WITH_CHAMPION if against == CHAMPION else COMPARABLE)[task]
+        known = comparable(task, against)
         if label is not None or metric not in known:
             raise _bad(text, f"{metric} can't be compared with {_called(against)}", _names(known))
     return Criterion(text, metric, label, part, match["op"], threshold, against, match["point"] is not None)
+
+
+def comparable(task: str, against: str) -> tuple[str, ...]:
+    """The metrics that a model can be compared in with a baseline or the champion."""
+    if against == "bm25":
+        return answers.NAMES
+    return (WITH_CHAMPION if against == CHAMPION else COMPARABLE)[task]
 
 
 def _inside(inside: str | None, labels: Sequence[str] | None) -> tuple[str | None, tuple[str, str] | None]:

@@ -90,20 +90,22 @@ class AnswerOutcome:
 class WithAnswers:
     """How well the expected answers were predicted, and for some of the rows the answers that were written.
 
+    text         None for a system that only writes answers
     answered_N   the rows that `answers` is about, ascending
     """
 
-    text: TextOutcome
+    text: TextOutcome | None
     answers: AnswerOutcome
     answered_N: Ints
 
     @property
     def cluster_N(self) -> Ints | None:
-        return self.text.cluster_N
+        return None if self.text is None else self.text.cluster_N
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (*self.text.names, *(self.answers.names if len(self.answered_N) else ()))
+        of_text = () if self.text is None else self.text.names
+        return (*of_text, *(self.answers.names if len(self.answered_N) else ()))
 
     def right(self) -> Bools | None:
         return None
@@ -111,10 +113,17 @@ class WithAnswers:
     def take(self, rows_N: Ints) -> WithAnswers:
         _, places, kept = np.intersect1d(rows_N, self.answered_N, return_indices=True)
         order = np.argsort(places)
-        return WithAnswers(self.text.take(rows_N), self.answers.take(kept[order]), places[order].astype(np.int64))
+        text = None if self.text is None else self.text.take(rows_N)
+        return WithAnswers(text, self.answers.take(kept[order]), places[order].astype(np.int64))
 
     def score(self, name: str) -> Score:
-        return self.answers.score(name) if name in answers.NAMES else self.text.score(name)
+        return self.answers.score(name) if name in answers.NAMES else self._text.score(name)
+
+    @property
+    def _text(self) -> TextOutcome:
+        if self.text is None:
+            raise KeyError("this system only writes answers")
+        return self.text
 
     def per_class(self) -> dict[str, dict[str, Score]]:
         return {}
@@ -122,7 +131,7 @@ class WithAnswers:
     def difference(self, old: WithAnswers | TextOutcome, metric: str) -> Difference:
         """This minus `old` on the same rows; one that wrote no answers is compared in bits per byte only."""
         if metric not in answers.NAMES:
-            return self.text.difference(old.text if isinstance(old, WithAnswers) else old, metric)
+            return self._text.difference(old._text if isinstance(old, WithAnswers) else old, metric)
         if not isinstance(old, WithAnswers):
             raise KeyError(metric)
         return self.answers.difference(old.answers, metric)

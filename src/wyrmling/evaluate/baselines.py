@@ -1,7 +1,9 @@
 """The cheap rungs that a model has to beat, fitted on the train split and scored on the same test rows.
 
 classify: majority; TF-IDF of words and characters with a linear SVM.   tag: most frequent tag of a word; CRF.
-complete, chat: unigram and 5-gram over bytes. None of them needs torch.
+answer, summarize: the answer to the nearest question.   all text: unigram and 5-gram over bytes. None needs torch.
+
+A function that learns gives back one that answers, so that learning and answering can be timed apart.
 """
 
 from __future__ import annotations
@@ -10,17 +12,22 @@ import re
 import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from wyrmling.core.errors import NothingToLearn
 from wyrmling.evaluate.statistics import Floats, Ints
+from wyrmling.model import retrieval
 
 # Reading more than this changes a 5-gram little and costs memory; the cut is said in the result.
 MOST_TRAIN_BYTES = 16_000_000
 CRF_ITERATIONS = 60
+_WORD = re.compile(r"\w+")
+
+Texts = Sequence[str]
+Sentences = Sequence[Sequence[str]]
 
 
 def majority(train_labels: Sequence[str], n_test: int) -> list[str]:
@@ -32,9 +39,7 @@ def majority(train_labels: Sequence[str], n_test: int) -> list[str]:
     return [best] * n_test
 
 
-def tfidf(
-    train_texts: Sequence[str], train_labels: Sequence[str], test_texts: Sequence[str]
-) -> tuple[list[str], Floats]:
+def tfidf(train_texts: Texts, train_labels: Texts) -> Callable[[Texts], tuple[list[str], Floats]]:
     """Labels by TF-IDF of words (1-2) and characters (2-5) and a linear SVM; and the margin of each answer.
 
     C = 0.5 and the n-gram ranges are fixed, not tuned on anything.
@@ -45,7 +50,7 @@ def tfidf(
     from sklearn.svm import LinearSVC
 
     if len(set(train_labels)) < 2:
-        return majority(train_labels, len(test_texts)), np.zeros(len(test_texts))
+        return lambda texts: (majority(train_labels, len(texts)), np.zeros(len(texts)))
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     # Texts without any word of two letters ("?", "5") have characters only; the words would be an empty vocabulary.
@@ -55,27 +60,27 @@ def tfidf(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         machine.fit(features.fit_transform(train_texts), train_labels)
-    margins = machine.decision_function(features.transform(test_texts))
-    if margins.ndim == 1:  # two labels: one margin, positive for the second
-        margins = np.stack([-margins, margins], axis=1)
-    return [str(machine.classes_[i]) for i in margins.argmax(1)], margins.max(1)
+
+    def answer(texts: Texts) -> tuple[list[str], Floats]:
+        margins = machine.decision_function(features.transform(texts))
+        if margins.ndim == 1:  # two labels: one margin, positive for the second
+            margins = np.stack([-margins, margins], axis=1)
+        return [str(machine.classes_[i]) for i in margins.argmax(1)], margins.max(1)
+
+    return answer
 
 
-def frequent_tag(
-    train_words: Sequence[Sequence[str]], train_tags: Sequence[Sequence[str]], test_words: Sequence[Sequence[str]]
-) -> list[list[str]]:
+def frequent_tag(train_words: Sentences, train_tags: Sentences) -> Callable[[Sentences], list[list[str]]]:
     """Each word's most frequent training tag; O for a word never seen."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for words, tags in zip(train_words, train_tags, strict=True):
         for word, tag in zip(words, tags, strict=True):
             counts[word][tag] += 1
     best = {word: min(tags, key=lambda tag: (-tags[tag], tag)) for word, tags in counts.items()}
-    return [[best.get(word, "O") for word in words] for words in test_words]
+    return lambda sentences: [[best.get(word, "O") for word in words] for words in sentences]
 
 
-def crf(
-    train_words: Sequence[Sequence[str]], train_tags: Sequence[Sequence[str]], test_words: Sequence[Sequence[str]]
-) -> list[list[str]]:
+def crf(train_words: Sentences, train_tags: Sentences) -> Callable[[Sentences], list[list[str]]]:
     """Tags by a linear-chain conditional random field over words, shapes, prefixes, suffixes and neighbours."""
     import pycrfsuite
 
@@ -86,12 +91,22 @@ def crf(
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "crf")
         trainer.train(path)
-        tagger = pycrfsuite.Tagger()
-        tagger.open(path)
-        try:
-            return [list(tagger.tag(pycrfsuite.ItemSequence(_crf_features(words)))) for words in test_words]
-        finally:
-            tagger.close()
+        learned = Path(path).read_bytes()
+    tagger = pycrfsuite.Tagger()
+    tagger.open_inmemory(learned)
+    return lambda sentences: [list(tagger.tag(pycrfsuite.ItemSequence(_crf_features(words)))) for words in sentences]
+
+
+def nearest_answer(questions: Texts, answers: Texts) -> Callable[[Texts], list[str]]:
+    """The answer to the training question that shares most with the new one, by BM25 over words."""
+    if not questions:
+        raise NothingToLearn("there is no answered training row to look among", where="data split train")
+    index = retrieval.Bm25([_words(text) for text in questions])
+    return lambda texts: [answers[int(retrieval.best(index.scores(_words(text)), 1)[0])] for text in texts]
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 def _crf_features(words: Sequence[str]) -> list[list[str]]:
@@ -198,10 +213,10 @@ def _lookup(keys: Ints, values: Ints, wanted: Ints) -> Floats:
     return np.where(keys[at] == wanted, values[at], 0).astype(np.float64)
 
 
-def ngram_nats(train_texts: Sequence[str], test_texts: Sequence[str], order: int) -> Floats:
-    """Nats of each test text under a byte n-gram of the training texts."""
+def ngram(train_texts: Texts, order: int) -> Callable[[Texts], Floats]:
+    """Nats of each text under a byte n-gram of the training texts."""
     model = ByteNgram(train_texts, order)
-    return np.array([model.nats(text) for text in test_texts])
+    return lambda texts: np.array([model.nats(text) for text in texts])
 
 
 def read_share(train_texts: Sequence[str]) -> str | None:

@@ -18,11 +18,10 @@ from wyrmling.core.log import say, warn
 from wyrmling.evaluate import (
     accept,
     calibration,
+    costs,
     entities,
-    metrics,
     neighbours,
     slices,
-    statistics,
     systems,
     tasks,
     verdict,
@@ -36,9 +35,6 @@ from wyrmling.evaluate.tasks import Rows
 
 if TYPE_CHECKING:
     from wyrmling.evaluate.score import Scorer
-
-# Answers timed one at a time; the 95th percentile has an upper bound from 72.
-LATENCY_ROWS, LATENCY_SECONDS = 200, 10.0
 
 
 @dataclass(frozen=True)
@@ -104,8 +100,8 @@ def evaluate(
         "slices": [part.as_dict() for part in slices.compared(task, model.outcome, columns)],
         "slice_metric": slices.METRIC.get(task, slices.DEFAULT_METRIC),
         "overlap": _overlap(task, model.outcome, near),
-        "baselines": {name: _beside(task, model, one, accept.COMPARABLE) for name, one in baselines.items()},
-        "opponents": {name: _beside(task, model, one, accept.WITH_CHAMPION) for name, one in others.items()},
+        "baselines": {name: _beside(task, model, one) for name, one in baselines.items()},
+        "opponents": {name: _beside(task, model, one) for name, one in others.items()},
         "verdict": judged.as_dict(),
         "cost": cost.as_dict(),
         "training_cost": _training_cost(folder),
@@ -174,11 +170,11 @@ def _baselines(project: Project, rows: Rows, scorer: Scorer) -> dict[str, Beside
             fix="set evaluate.baselines = false, or keep rows for training",
         )
     found = {}
-    fits = systems.baselines_for(task, rows, scorer.labels, scorer.tags, project.settings.evaluate.resamples)
-    for name, fit in fits.items():
+    fits = systems.baselines_for(task, rows, scorer.labels, scorer.tags, project.settings.evaluate)
+    for name, baseline in fits.items():
         say(f"baseline {name}: fitting on {len(rows.train):,} rows")
         with project.meter() as meter:
-            answered = fit()
+            answered = baseline.run(rows)
         found[name] = Beside(answered, meter.cost())
     return found
 
@@ -195,10 +191,10 @@ def _opponent(project: Project, rows: Rows, model: Scorer, path: Path) -> Beside
     return Beside(answered, meter.cost())
 
 
-def _beside(task: str, model: Answered, one: Beside, comparable: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _beside(task: str, model: Answered, one: Beside) -> dict[str, Any]:
     """Scores and cost of a baseline or another model, and the model's paired difference in what both have."""
     there = set(model.outcome.names) & set(one.answered.outcome.names)
-    shared = [metric for metric in comparable[task] if metric in there]
+    shared = [metric for metric in accept.WITH_CHAMPION[task] if metric in there]
     return {
         "metrics": {name: score.as_dict() for name, score in scores(one.answered.outcome).items()},
         "difference": {name: model.outcome.difference(one.answered.outcome, name)._asdict() for name in shared},
@@ -246,27 +242,14 @@ def _costs(task: str, scorer: Scorer, rows: Rows, cost: Cost, folder: Path) -> d
     """Latency one answer at a time; speed, memory, energy and money when rows are scored together; size."""
     from wyrmling.evaluate import score
 
-    n = len(rows.test)
-    seconds = score.latencies(scorer, task, rows.test, most=LATENCY_ROWS, budget_seconds=LATENCY_SECONDS)
-    found = {}
-    for name, quantile in (("latency_p50_ms", 0.5), ("latency_p95_ms", 0.95)):
-        low, high = statistics.quantile_interval(seconds * 1000, quantile)
-        value = float(np.quantile(seconds, quantile)) * 1000
-        note = None if high is not None else f"no upper bound from {len(seconds)} answers"
-        signature = metrics.signature(name, f"one at a time|{score.answer_is(task)}", device=scorer.device)
-        found[name] = Score(value, low, high, len(seconds), signature, None, note)
-    each = f"batched|{cost.meter}"
-    exact = {
-        "rows_per_s": (n / cost.seconds, "batched", "one run is no spread: compare machines with care"),
-        "model_mb": ((folder / "model.safetensors").stat().st_size / 1e6, "weights file", None),
-        "memory_mb": (cost.peak_memory_gb * 1000, "peak of the process", None),
-        "wh_per_1k": (cost.wh / n * 1000, each, None),
-        "usd_per_1k": (cost.usd / n * 1000, each, None),
-        "gco2e_per_1k": (cost.kg_co2 * 1e6 / n, each, None),
-    }
-    for name, (value, how, note) in exact.items():
-        found[name] = Score(value, None, None, n, metrics.signature(name, how), None, note)
-    return found
+    seconds = score.latencies(scorer, task, rows.test, most=costs.MOST_TIMED, budget_seconds=costs.TIMING_SECONDS)
+    speed = costs.latency(seconds, score.answer_is(task), device=scorer.device)
+    return speed | costs.spent(cost, len(rows.test), model_mb=_weights_mb(folder))
+
+
+def _weights_mb(folder: Path) -> float:
+    """MB of the tensors of a model, in however many files; the stored probes are not among them."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.name != "probes.safetensors") / 1e6
 
 
 def _clusters(outcome: Outcome) -> int | None:

@@ -84,7 +84,7 @@ def _systems(found: Found) -> str:
         return ""
     main = found["main"]
     bars = [_bar("this model", found["metrics"][main], True)]
-    bars += [_bar(name, other["metrics"][main], False) for name, other in others.items()]
+    bars += [_bar(name, other["metrics"][main], False) for name, other in others.items() if main in other["metrics"]]
     drawn = [bar for bar in bars if bar is not None]
     plot = charts.intervals(drawn, f"{main} of the model and others") if drawn else ""
     compared = list(dict.fromkeys(metric for other in others.values() for metric in other["difference"]))

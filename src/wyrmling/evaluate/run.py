@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 VERSION = 3
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
-# The files of a model folder that decide its answers.
-_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "wyrmling.json")
+# The files of a model folder that decide its answers, beside its tensors.
+_MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "wyrmling.json", "few_shot.json")
 
 
 def run(
@@ -54,7 +54,7 @@ def run(
         inputs["test"] = file_digest(test_file)
     shaping: dict[str, Any] = {
         "objective": settings.objective.model_dump(mode="json"),
-        "evaluate": settings.evaluate.model_dump(),
+        "evaluate": settings.evaluate.model_dump(exclude={"remote"}),
         "device": settings.machine.device,
     }
     if quantize is not None:
@@ -87,7 +87,8 @@ def _model_folder(path: Path) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    return artifact.digest({name: file_digest(folder / name) for name in _MODEL_FILES if (folder / name).is_file()})
+    files = [*(folder / name for name in _MODEL_FILES), *sorted(folder.glob("*.safetensors"))]
+    return artifact.digest({file.name: file_digest(file) for file in files if file.is_file()})
 
 
 def _write(folder: Path, found: Evaluation) -> None:

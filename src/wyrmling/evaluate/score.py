@@ -6,7 +6,7 @@ Letters: N tokens, R wanted rows, V vocabulary, C classes or tags.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from wyrmling.evaluate.statistics import Floats, Ints
 from wyrmling.evaluate.tasks import Example
 from wyrmling.model import folder
 from wyrmling.model.attention import Segments
+from wyrmling.model.few_shot import Turns, turns_of
 from wyrmling.model.generate import Decoder
 from wyrmling.model.heads import Model
 from wyrmling.model.quantize import quantize_checked
@@ -50,6 +51,8 @@ class Scorer:
     labels: list[str]
     tags: list[str]
     device: str
+    turns: Turns | None = None
+    """What a few-shot model reads before each conversation."""
 
     @property
     def context(self) -> int:
@@ -95,16 +98,17 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     about = folder.about(path)
-    if about is None:
+    model = folder.load(path, device=device, dtype=torch.float32)
+    if about is None and model.head_name in ("classes", "tags"):
         raise BadInput(
-            f"{path} has no {folder.ABOUT}, so its labels and task are not known",
+            f"{path} has no {folder.ABOUT}, so its labels are not known",
             where=path,
             fix="evaluate a model folder that wyrmling trained",
         )
-    model = folder.load(path, device=device, dtype=torch.float32)
     if quantize is not None:
         quantize_checked(folder.locate(path), model, quantize)
-    return Scorer(model, Tokenizer.load(path), about.labels, about.tags, device)
+    labels, tags = ([], []) if about is None else (about.labels, about.tags)
+    return Scorer(model, Tokenizer.load(path), labels, tags, device, turns_of(folder.locate(path)))
 
 
 # ---- classify and tag ----
@@ -168,7 +172,7 @@ def text(scorer: Scorer, rows: Sequence[Example]) -> TextScores:
     token_bytes = np.array([len(scorer.tokenizer.token_bytes(i)) for i in range(scorer.tokenizer.vocab_size)])
     stretches = []
     for i, row in enumerate(rows):
-        ids, learn = encode(scorer.tokenizer, row)
+        ids, learn = _shown_and_encoded(scorer, row)
         for start, first, last in windows(len(ids), scorer.context):
             learned = np.arange(first, last)[learn[first:last]]
             if len(learned):
@@ -197,6 +201,35 @@ def encode(tokenizer: Tokenizer, row: Example) -> tuple[Ints, Bools]:
         learn += [piece.learn] * len(new)
     learn[:1] = [False] * min(1, len(learn))
     return np.array(ids, dtype=np.int64), np.array(learn, dtype=np.bool_)
+
+
+def shown(scorer: Scorer, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """A conversation with what a few-shot model is shown before it, in half of the context at most; else as it is."""
+    before, own = _shown(scorer, messages)
+    return [*before, *own]
+
+
+def _shown(
+    scorer: Scorer, messages: Sequence[Mapping[str, str]]
+) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
+    if scorer.turns is None:
+        return [], list(messages)
+
+    def length(some: Sequence[Mapping[str, str]]) -> int:
+        return len(chat.render(scorer.tokenizer, some, add_generation_prompt=True)[0])
+
+    return scorer.turns.shown(messages, length, scorer.context // 2)
+
+
+def _shown_and_encoded(scorer: Scorer, row: Example) -> tuple[Ints, Bools]:
+    """A row as `encode` has it, behind what a few-shot model is shown, none of which is scored."""
+    if scorer.turns is None or row["kind"] != "conversation":
+        return encode(scorer.tokenizer, row)
+    before, own = _shown(scorer, row["messages"][:-1])
+    ids, learn = encode(scorer.tokenizer, row | {"messages": [*before, *own, row["messages"][-1]]})
+    unscored = sum(chat.render(scorer.tokenizer, before)[1]) if before else 0
+    learn[np.flatnonzero(learn)[:unscored]] = False
+    return ids, learn
 
 
 def windows(n_tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
@@ -289,7 +322,8 @@ def _answer(scorer: Scorer, task: str, row: Example) -> None:
 def _continue(scorer: Scorer, row: Example) -> None:
     """The next tokens after the first half of a document, or the answer to all but the last turn of a conversation."""
     if row["kind"] == "conversation":
-        prompt, _ = chat.render(scorer.tokenizer, row["messages"][:-1], add_generation_prompt=True)
+        asked = shown(scorer, row["messages"][:-1])
+        prompt, _ = chat.render(scorer.tokenizer, asked, add_generation_prompt=True)
     else:
         prompt = scorer.tokenizer.prompt(row["text"][: len(row["text"]) // 2])
     room = max(1, scorer.context - ANSWER_TOKENS)

@@ -26,7 +26,7 @@ def summary(evaluation: Artifact) -> str:
             lines.append(f"  {name:<18} {figure(score):>9}  {interval(score):<20} n {score['n']:,}")
             if name == figures["main"]:
                 others = figures["baselines"] | figures["opponents"]
-                lines += [_beside(beside, name, other) for beside, other in others.items()]
+                lines += [_beside(beside, name, o) for beside, o in others.items() if name in o["difference"]]
     verdict = figures["verdict"]
     if verdict["lines"]:
         lines.append(f"  {verdict['status']}")

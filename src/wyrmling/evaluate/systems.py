@@ -6,6 +6,7 @@ torch only comes in through the scorer that the caller loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from wyrmling.core.errors import BadInput
 from wyrmling.evaluate import answers, baselines, entities, resampling, tasks
 from wyrmling.evaluate.answer_outcome import AnswerOutcome, WithAnswers
 from wyrmling.evaluate.class_outcome import ClassOutcome
-from wyrmling.evaluate.outcomes import Outcome
+from wyrmling.evaluate.outcomes import Outcome, taken
 from wyrmling.evaluate.statistics import Floats, Ints
 from wyrmling.evaluate.tag_outcome import TagOutcome
 from wyrmling.evaluate.tasks import Example, Rows
@@ -33,7 +34,8 @@ class Answered(NamedTuple):
     notes: list[str]
 
 
-Fit = Callable[[], Answered]
+Predict = Callable[[Sequence[Example]], list[Any]]
+"""Rows -> an answer for each: a label, tags, a text, or nats."""
 
 
 def of_model(task: str, scorer: Scorer, rows: Rows, settings: Evaluate) -> Answered:
@@ -134,8 +136,7 @@ def _answered(scorer: Scorer, rows: Rows, settings: Evaluate, text: TextOutcome,
     """The same with written answers to some of the rows, chosen at random with a fixed seed."""
     from wyrmling.evaluate import write
 
-    order = np.random.default_rng(0).permutation(len(rows.test))[: settings.answers]
-    chosen_N: Ints = np.sort(order).astype(np.int64)
+    chosen_N = answered_rows(len(rows.test), settings)
     chosen = [rows.test[i] for i in chosen_N.tolist()]
     given = write.answers(scorer, chosen, max_tokens=settings.answer_tokens)
     expected = [row["messages"][-1]["content"] for row in chosen]
@@ -150,62 +151,122 @@ def _answered(scorer: Scorer, rows: Rows, settings: Evaluate, text: TextOutcome,
     return Answered(outcome, columns | {"answer": written}, notes)
 
 
-def baselines_for(task: str, rows: Rows, labels: Sequence[str], tags: Sequence[str], resamples: int) -> dict[str, Fit]:
-    """Name -> a function that fits the baseline on the training rows and answers the test rows; cheapest first."""
+def answered_rows(n: int, settings: Evaluate) -> Ints:
+    """The test rows that answers are written to, the same for every system."""
+    return np.sort(np.random.default_rng(0).permutation(n)[: settings.answers]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A cheap answer.
+
+    fit        learns from the training rows; what it gives back answers any rows
+    answered   the outcome of the answers to the test rows; to those `rows_N` alone, where it is not None
+    """
+
+    fit: Callable[[], Predict]
+    answered: Callable[[list[Any]], Answered]
+    rows_N: Ints | None = None
+
+    def run(self, rows: Rows) -> Answered:
+        """Fit it and answer the test rows."""
+        return self.answered(self.fit()(self.asked(rows)))
+
+    def asked(self, rows: Rows) -> list[Example]:
+        """The test rows that it answers."""
+        return rows.test if self.rows_N is None else [rows.test[i] for i in self.rows_N.tolist()]
+
+
+def baselines_for(
+    task: str, rows: Rows, labels: Sequence[str], tags: Sequence[str], settings: Evaluate
+) -> dict[str, Baseline]:
+    """The baselines of a task by name, cheapest first."""
     if task == "classify":
-        return _class_baselines(rows, labels, resamples)
+        return _class_baselines(rows, labels, settings.resamples)
     if task == "tag":
-        return _tag_baselines(rows, tags, resamples)
-    return _text_baselines(rows)
+        return _tag_baselines(rows, tags, settings.resamples)
+    with_answers = task in tasks.ANSWERED and settings.answers > 0
+    return (_answer_baselines(rows, settings) if with_answers else {}) | _text_baselines(rows)
 
 
-def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[str, Fit]:
+def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[str, Baseline]:
     gold_N = np.array(tasks.gold_labels(rows.test, labels), dtype=np.int64)
-    train_texts, train_labels = [row["text"] for row in rows.train], [row["label"] for row in rows.train]
+    texts, named = [row["text"] for row in rows.train], [row["label"] for row in rows.train]
     index = {label: i for i, label in enumerate(labels)}
 
     def answered(predicted: list[str]) -> Answered:
         indices: Ints = np.array([index.get(label, -1) for label in predicted], dtype=np.int64)
-        return Answered(
-            ClassOutcome(labels, gold_N, indices, None, resamples, clusters(rows.test)), {"predicted": predicted}, []
-        )
+        outcome = ClassOutcome(labels, gold_N, indices, None, resamples, clusters(rows.test))
+        return Answered(outcome, {"predicted": predicted}, [])
+
+    def tfidf() -> Predict:
+        answer = baselines.tfidf(texts, named)
+        return lambda some: answer([row["text"] for row in some])[0]
 
     return {
-        "majority": lambda: answered(baselines.majority(train_labels, len(rows.test))),
-        "tfidf": lambda: answered(baselines.tfidf(train_texts, train_labels, [row["text"] for row in rows.test])[0]),
+        "majority": Baseline(lambda: lambda some: baselines.majority(named, len(some)), answered),
+        "tfidf": Baseline(tfidf, answered),
     }
 
 
-def _tag_baselines(rows: Rows, tags: Sequence[str], resamples: int) -> dict[str, Fit]:
-    gold, words = [row["tags"] for row in rows.test], [row["words"] for row in rows.test]
-    train_words, train_tags = [row["words"] for row in rows.train], [row["tags"] for row in rows.train]
-    types = _types(rows, tags)
+def _tag_baselines(rows: Rows, tags: Sequence[str], resamples: int) -> dict[str, Baseline]:
+    gold, types = [row["tags"] for row in rows.test], _types(rows, tags)
+    words, named = [row["words"] for row in rows.train], [row["tags"] for row in rows.train]
 
     def answered(predicted: list[list[str]]) -> Answered:
-        return Answered(
-            TagOutcome(gold, predicted, types, resamples, clusters(rows.test)), {"predicted": predicted}, []
-        )
+        outcome = TagOutcome(gold, predicted, types, resamples, clusters(rows.test))
+        return Answered(outcome, {"predicted": predicted}, [])
+
+    def learned(how: Callable[..., Callable[..., list[list[str]]]]) -> Predict:
+        answer = how(words, named)
+        return lambda some: answer([row["words"] for row in some])
 
     return {
-        "frequent_tag": lambda: answered(baselines.frequent_tag(train_words, train_tags, words)),
-        "crf": lambda: answered(baselines.crf(train_words, train_tags, words)),
+        "frequent_tag": Baseline(lambda: learned(baselines.frequent_tag), answered),
+        "crf": Baseline(lambda: learned(baselines.crf), answered),
     }
 
 
-def _text_baselines(rows: Rows) -> dict[str, Fit]:
+def _answer_baselines(rows: Rows, settings: Evaluate) -> dict[str, Baseline]:
+    chosen_N = answered_rows(len(rows.test), settings)
+    expected = [rows.test[i]["messages"][-1]["content"] for i in chosen_N.tolist()]
+
+    def fit() -> Predict:
+        answer = baselines.nearest_answer(
+            [question_text(row) for row in rows.train], [row["messages"][-1]["content"] for row in rows.train]
+        )
+        return lambda some: answer([question_text(row) for row in some])
+
+    def answered(given: list[str]) -> Answered:
+        groups = clusters(rows.test)
+        outcome = AnswerOutcome(expected, given, None if groups is None else taken(groups, chosen_N))
+        return Answered(WithAnswers(None, outcome, chosen_N), {"answer": given}, [])
+
+    return {"bm25": Baseline(fit, answered, chosen_N)}
+
+
+def _text_baselines(rows: Rows) -> dict[str, Baseline]:
     test, train = [answer_text(row) for row in rows.test], [answer_text(row) for row in rows.train]
     bytes_N = np.array([len(text.encode("utf-8", "replace")) for text in test], dtype=np.float64)
     note = baselines.read_share(train)
 
-    def answered(order: int) -> Answered:
-        nats_N = baselines.ngram_nats(train, test, order)
-        return Answered(
-            TextOutcome(nats_N, bytes_N, cluster_N=clusters(rows.test)),
-            {"text_nats": nats_N.tolist()},
-            [note] if note else [],
-        )
+    def answered(nats: list[float]) -> Answered:
+        outcome = TextOutcome(np.array(nats), bytes_N, cluster_N=clusters(rows.test))
+        return Answered(outcome, {"text_nats": nats}, [note] if note else [])
 
-    return {"unigram": lambda: answered(1), "five_gram": lambda: answered(5)}
+    def learned(order: int) -> Predict:
+        answer = baselines.ngram(train, order)
+        return lambda some: answer([answer_text(row) for row in some]).tolist()
+
+    return {
+        "unigram": Baseline(lambda: learned(1), answered),
+        "five_gram": Baseline(lambda: learned(5), answered),
+    }
+
+
+def question_text(row: Example) -> str:
+    """What is asked in a conversation: all but its last turn."""
+    return "\n".join(message["content"] for message in row["messages"][:-1])
 
 
 def answer_text(row: Example) -> str:

@@ -54,7 +54,7 @@ class Rows:
 
 def from_artifact(data: Artifact, task: str) -> Rows:
     """The test and training rows of a data artifact. Raises BadInput when there is no test row for the task."""
-    test = _read(data, task, "test")
+    test = read_split(data, task, "test")
     if not test:
         raise BadInput(
             f"the data has no test row for the task {task!r} (kinds: {', '.join(KINDS[task])})",
@@ -64,7 +64,7 @@ def from_artifact(data: Artifact, task: str) -> Rows:
     languages = _languages(data)
     for row in test:
         row["language"] = languages.get(row["row_id"])
-    return Rows(test, _read(data, task, "train"), _read(data, task, "val"))
+    return Rows(test, read_split(data, task, "train"), read_split(data, task, "val"))
 
 
 def _languages(data: Artifact) -> dict[str, str]:
@@ -88,17 +88,18 @@ def text_of(row: Example) -> str:
 def from_file(project: Project, data: Artifact, file: Path) -> Rows:
     """Test rows from a file of the user, read and cleaned like the project's own; training rows from the artifact."""
     task = project.settings.objective.task
-    return Rows(read_file(project, file), _read(data, task, "train"), _read(data, task, "val"), own_file=True)
+    train, val = (read_split(data, task, split) for split in ("train", "val"))
+    return Rows(read_file(project, file), train, val, own_file=True)
 
 
-def _read(data: Artifact, task: str, split: str) -> list[Example]:
+def read_split(data: Artifact, task: str, split: str, sources: Sequence[str] | None = None) -> list[Example]:
+    """The rows of one split that answer for a task. sources: only those of these. None: of all."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(
-        data.path / "examples.parquet",
-        columns=_COLUMNS,
-        filters=[("split", "=", split), ("kind", "in", KINDS[task])],
-    )
+    wanted: list[tuple[str, str, Any]] = [("split", "=", split), ("kind", "in", KINDS[task])]
+    if sources is not None:
+        wanted.append(("source", "in", list(sources)))
+    table = pq.read_table(data.path / "examples.parquet", columns=_COLUMNS, filters=wanted)
     rows: list[Example] = table.to_pylist()
     return rows
 

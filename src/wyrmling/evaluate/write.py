@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wyrmling.core.progress import bar
-from wyrmling.evaluate.score import Scorer
+from wyrmling.evaluate.score import Scorer, shown
 from wyrmling.evaluate.tasks import Example
 from wyrmling.model.generate import Decoder
 from wyrmling.model.sampling import Sampling
@@ -28,7 +28,7 @@ def answers(scorer: Scorer, rows: Sequence[Example], *, max_tokens: int) -> list
 
 
 def _prompt(scorer: Scorer, row: Example, max_tokens: int) -> list[int]:
-    ids, _ = chat.render(scorer.tokenizer, row["messages"][:-1], add_generation_prompt=True)
+    ids, _ = chat.render(scorer.tokenizer, shown(scorer, row["messages"][:-1]), add_generation_prompt=True)
     room = min(max_tokens, scorer.context // 2)
     return ids[-(scorer.context - room) :]
 

@@ -43,6 +43,7 @@ def export(model: Path, *, to: str, out: Path, quantize: Quantize | None = None)
         raise UsageError(f"there is no export format {to!r}", fix=f"the formats are: {', '.join(FORMATS)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists and is not empty", fix="choose another folder")
+    _refuse_few_shot(model)
     stored = _sound(model)
     work = out.with_name(f".{out.name}.work")
     shutil.rmtree(work, ignore_errors=True)
@@ -57,6 +58,16 @@ def export(model: Path, *, to: str, out: Path, quantize: Quantize | None = None)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     document = {"path": str(out), "format": to, "quantize": quantize, "bytes": size, "probes": difference._asdict()}
     return document, f"wrote {out}  {size / 1e6:.1f} MB; {difference}"
+
+
+def _refuse_few_shot(model: Path) -> None:
+    from wyrmling.model import few_shot
+
+    if few_shot.is_few_shot(model):
+        raise UsageError(
+            f"{model} is a few-shot model: its base with rows to show beside it, which other tools don't read",
+            fix='serve it with wyrmling, export its base, or train a step with method = "probe" or "lora"',
+        )
 
 
 def _sound(model: Path) -> Stored:

@@ -189,10 +189,10 @@ def _baselines(
 
     if not rows.train:
         return {}
-    task, resamples = project.settings.objective.task, project.settings.evaluate.resamples
+    task, settings = project.settings.objective.task, project.settings.evaluate
     found = {}
-    for name, fit in systems.baselines_for(task, rows, names["labels"], names["tags"], resamples).items():
-        outcome = fit().outcome
+    for name, baseline in systems.baselines_for(task, rows, names["labels"], names["tags"], settings).items():
+        outcome = baseline.run(rows).outcome
         known = set(outcome.names) | set(metrics.PER_CLASS)
         asked = [one for one in criteria if one.against is None and one.metric in known]
         if len(asked) < sum(one.metric not in accept.COST and one.against is None for one in criteria) or not asked:

@@ -30,7 +30,9 @@ def _section(parts: list[str], section: type[BaseModel], path: str) -> None:
     for name, field in section.model_fields.items():
         found = _section_of(field.annotation)
         if found is None:
-            rows.append(f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {field.description} |")
+            # A cell is one line.
+            meaning = " ".join((field.description or "").split())
+            rows.append(f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {meaning} |")
         else:
             inner.append((found, _path(path, name, field.annotation)))
     if rows:

@@ -11,6 +11,7 @@ from typing import Any
 from wyrmling.config import Project, Quantize
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import UsageError
+from wyrmling.flow.summary import number
 
 Said = tuple[dict[str, Any], str]
 """What a verb answers: the document for --json and the text for people."""
@@ -105,7 +106,7 @@ def train_answer(made: list[Artifact]) -> Said:
     documents = [train_document(artifact) for artifact in made]
     lines = [
         f"{_found(artifact)}  {artifact.manifest['name']}: {document['steps']:,} steps, {document['tokens']:,} tokens, "
-        f"loss {document['loss']:.4f}, {document['seconds']:.0f} s, {document['wh']:.2f} Wh"
+        f"loss {number(document['loss'])}, {document['seconds']:.0f} s, {document['wh']:.2f} Wh"
         f"{_per_1000(document)}\n  {document['model']}"
         for artifact, document in zip(made, documents, strict=True)
     ]

@@ -43,7 +43,7 @@ def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluatio
     rows = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("read", "kept", "dropped", "errors"))
     lines = [
         ("rows", rows),
-        ("trained on", f"{figures['tokens']:,} tokens in {figures['steps']:,} steps, loss {figures['loss']:.4f}"),
+        ("trained on", f"{figures['tokens']:,} tokens in {figures['steps']:,} steps, loss {number(figures['loss'])}"),
         ("model", f"{figures['parameters']:,} parameters"),
         (metric, f"{_interval(score)}   on {score['n']:,} test rows"),
         *((f"  {name}", _interval(baseline)) for name, baseline in figures["baselines"].items()),
@@ -62,6 +62,11 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
     pairs = list(lines)
     width = max(len(name) for name, _ in pairs) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in pairs)
+
+
+def number(value: float | None) -> str:
+    """Four digits; nothing was trained where there is no loss."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def main_metric(evaluation: Artifact) -> tuple[str, dict[str, Any]]:

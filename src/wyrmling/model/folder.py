@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from wyrmling.core.errors import BadInput, CorruptArtifact
-from wyrmling.model import families, foreign
+from wyrmling.model import families, few_shot, foreign
 from wyrmling.model.embed import read_pooling, write_pooling
 from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
 from wyrmling.model.json_files import read_json, write_json
+from wyrmling.model.shown import shown
 from wyrmling.model.tensor_files import SHARD_BYTES, WEIGHTS, read_folder, read_tensors, write_folder, write_tensors
 from wyrmling.model.transformer import ModelConfig
 
@@ -66,18 +67,25 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
              CorruptArtifact when a file can't be read or holds values that are not finite
     """
     folder = locate(path)
+    model = _load(folder)
+    if (about := few_shot.read(folder)) is not None:
+        model = shown(model, about, folder)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def _load(folder: Path) -> Model:
+    """The model of config.json and its weights."""
     raw = read_json(folder / CONFIG)
     if not families.is_known(raw):
         other = foreign.load(folder, raw)
         other.config = replace(other.config, tokens=_tokens(folder, other.config))
-        return other.to(device=device, dtype=dtype).eval()
+        return other
     described = families.read_config(raw, where=folder / CONFIG)
     config = replace(described.config, tokens=_tokens(folder, described.config))
     if described.head == "embed":
         config = replace(config, pooling=read_pooling(folder))
     described = described._replace(config=config)
-    model = families.read_weights(described, read_folder(folder), where=folder)
-    return model.to(device=device, dtype=dtype).eval()
+    return families.read_weights(described, read_folder(folder), where=folder)
 
 
 def describe(path: Path) -> ModelConfig:

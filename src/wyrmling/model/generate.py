@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -262,6 +262,38 @@ def score(model: Model, ids: Sequence[int], *, top_logprobs: int = 0) -> list[To
         Token(0, int(id), float(row_V[id]), _top(row_V[: model.config.tokens], top_logprobs), None)
         for id, row_V in zip(ids[1:], logprobs_NV, strict=False)
     ]
+
+
+@torch.inference_mode()
+def continuations(model: Model, prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> list[float]:
+    """The natural log-probability of each choice after the prompt, which is read once for all of them.
+
+    Raises   BadInput as `Decoder.add` does, and for choices that don't fit behind the prompt
+    """
+    longest = max(len(choice) for choice in choices)
+    check_prompt(model, prompt, room=longest)
+    if isinstance(model, Foreign):
+        return [sum(t.logprob for t in score(model, [*prompt, *ids])[len(prompt) - 1 :]) for ids in choices]
+    decoder = Decoder(model)
+    cache = decoder.cache
+    assert isinstance(cache, Cache)
+    decoder.add(prompt, Sampling())
+    first_V = decoder._prefill()[0].float().log_softmax(-1)
+    nats = [float(first_V[ids[0]]) for ids in choices]
+    cache.reserve(len(choices), len(prompt) + longest)
+    for slot in range(1, len(choices)):
+        cache.move(0, slot)
+    decoder.active = [replace(decoder.active[0], handle=i, answer=[ids[0]]) for i, ids in enumerate(choices)]
+    while decoder.active:
+        for slot in reversed(range(len(decoder.active))):
+            if len(decoder.active[slot].answer) == len(choices[decoder.active[slot].handle]):
+                decoder._free(slot)
+        if decoder.active:
+            logprobs_BV = decoder._continue().float().log_softmax(-1)
+            for row_V, s in zip(logprobs_BV, decoder.active, strict=True):
+                s.answer.append(choices[s.handle][len(s.answer)])
+                nats[s.handle] += float(row_V[s.answer[-1]])
+    return nats
 
 
 def check_prompt(model: Model, ids: Sequence[int], *, room: int) -> None:

@@ -91,7 +91,7 @@ def passes(rows: Sequence[Row], tokens_per_pass: int = TOKENS_PER_PASS) -> Itera
 @torch.inference_mode()
 def probabilities(model: Model, rows: Sequence[Row]) -> list[list[list[float]]]:
     """One forward pass. classes: one distribution per row; tags: one per word of each row."""
-    device = model.output.weight_VD.device
+    device = model.body.embedding.weight.device
     tokens_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
     wanted_R = None
     if model.head_name == "tags":

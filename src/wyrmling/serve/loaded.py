@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from wyrmling.core import functions
 from wyrmling.core.errors import BadInput, UsageError
 from wyrmling.core.store import Store, folder_digest
 from wyrmling.model import folder as model_folder
+from wyrmling.model.few_shot import Turns, turns_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer import chat
 from wyrmling.tokenizer.tokenizer import Tokenizer
@@ -57,6 +59,8 @@ class Loaded:
     tags: tuple[str, ...]
     chat: bool
     ours: bool = True
+    turns: Turns | None = None
+    """What a few-shot model reads before each conversation."""
 
     @property
     def tokens(self) -> int:
@@ -77,6 +81,9 @@ class Loaded:
         Raises   BadInput when the template refuses the messages or has no place for functions, or there is no user
                  message to go on from
         """
+        if self.turns is not None:
+            # Half of the context at most is for what is shown; the rest is for the conversation and the answer.
+            messages = list(itertools.chain(*self.turns.shown(messages, self._length, self.context // 2)))
         if self.chat and self.ours:
             return chat.render(self.tokenizer, functions.with_offer(messages, tools), add_generation_prompt=True)[0]
         if tools and not (self.chat and chat.takes_tools(self.tokenizer)):
@@ -89,6 +96,9 @@ class Loaded:
         if not asked:
             raise BadInput("there is no user message", where="messages", fix="end with a message of the role user")
         return self.tokenizer.prompt(asked[-1])
+
+    def _length(self, messages: Sequence[Mapping[str, str]]) -> int:
+        return len(chat.render(self.tokenizer, messages, add_generation_prompt=True)[0])
 
 
 def find(reference: str | Path, store: Store | None = None) -> Found:
@@ -143,6 +153,7 @@ def load(found: Found, *, device: str = "cpu", dtype: torch.dtype = torch.float3
         labels=labels,
         tags=tags,
         # A folder from elsewhere that brings a chat template was made for it.
+        turns=turns_of(found.folder),
         chat=about.chat if about is not None else tokenizer.chat_template is not None,
         ours=about is not None,
     )

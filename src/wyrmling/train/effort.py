@@ -55,6 +55,9 @@ def effort_of(step: TrainStep, shape: Shape, *, dtype: hardware.Dtype, tokens: f
         stored = step.objective in STORED
         forward, once = (0.0, tokens) if stored else (1.0, 0.0)
         return Effort(forward=forward, backward=0.0, kept=0.0, moved=0.0, embedding=False, once=once)
+    if step.method == "few-shot":
+        # Rows get their vectors once; a decoder's validation rows are read too (a bound: about as many tokens).
+        return Effort(forward=0.0, backward=0.0, kept=0.0, moved=0.0, embedding=False, output=False, once=tokens)
     if step.method in ("lora", "qlora"):
         frozen = NF4_BYTES if step.method == "qlora" else _frozen_bytes(dtype)
         return Effort(

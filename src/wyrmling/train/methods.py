@@ -46,5 +46,6 @@ METHODS: dict[TrainMethod, Method] = {
         reason="a pass over stored features costs next to nothing",
     ),
     "lora": _LORA,
+    "few-shot": Method(passes=0.0, noise=False, reason="nothing is trained: rows are shown"),
     "qlora": _LORA,
 }

