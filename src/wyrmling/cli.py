@@ -419,6 +419,32 @@ def ladder(
 
 @app.command()
 @verb
+def suite(
+    home: Any,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME|FILE", help="A suite; without one, those there are.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder or name that writes text.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder with the suite's data.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many items of each part.", min=1)] = None,
+    shots: Annotated[int | None, typer.Option(help="Worked examples before each item.", min=0)] = None,
+    run_code: Annotated[bool, typer.Option("--run-code", help="Programs that the model writes may be run.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for every answer.")] = None,
+) -> Answer:
+    """Score a model on a standard suite: BLiMP, GSM8K, HumanEval, TruthfulQA, LAMBADA, BBH, or one of your own."""
+    from wyrmling.flow import models
+    from wyrmling.flow import suite as suites
+
+    if name is None:
+        return Answer(*suites.listing())
+    if model is None:
+        raise UsageError("which model?", fix=f"write: wyrmling suite {name} --model NAME --data DIR")
+    path = models.resolve(models.project_of(home, model), model)
+    return Answer(*suites.run(name, path, data, limit=limit, shots=shots, run_code=run_code, out=out))
+
+
+@app.command()
+@verb
 def run(project: Any) -> Answer:
     """Everything in order, data to gate; skips what has not changed."""
     from wyrmling.flow import run as flow

@@ -22,9 +22,26 @@ def answers(scorer: Scorer, rows: Sequence[Example], *, max_tokens: int) -> list
     with bar("answers", len(rows)) as progress:
         for start in range(0, len(rows), AT_ONCE):
             batch = rows[start : start + AT_ONCE]
-            found += _some(scorer, [_prompt(scorer, row, max_tokens) for row in batch], sampling)
+            prompts = [_prompt(scorer, row, max_tokens) for row in batch]
+            found += [text.strip() for text in _some(scorer, prompts, sampling)]
             progress.advance(len(batch))
     return found
+
+
+def continuations(scorer: Scorer, prompts: Sequence[str], *, max_tokens: int, stops: Sequence[str]) -> list[str]:
+    """How the model goes on from each text, up to the first of `stops`, an end token or the limit."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0, stop_ids=frozenset(scorer.tokenizer.end_ids))
+    found: list[str] = []
+    with bar("answers", len(prompts)) as progress:
+        for start in range(0, len(prompts), AT_ONCE):
+            batch = [scorer.tokenizer.prompt(prompt) for prompt in prompts[start : start + AT_ONCE]]
+            found += [_until(text, stops) for text in _some(scorer, batch, sampling)]
+            progress.advance(len(batch))
+    return found
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def _prompt(scorer: Scorer, row: Example, max_tokens: int) -> list[int]:
@@ -40,4 +57,4 @@ def _some(scorer: Scorer, prompts: list[list[int]], sampling: Sampling) -> list[
         for token in decoder.step():
             if token.id not in sampling.stop_ids:
                 said[token.handle].append(token.id)
-    return [scorer.tokenizer.decode(ids).strip() for ids in said.values()]
+    return [scorer.tokenizer.decode(ids) for ids in said.values()]
