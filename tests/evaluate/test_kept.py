@@ -10,7 +10,7 @@ import pytest
 from evaluate.conftest import Make
 from evaluate.test_remote import roomy
 from wyrmling import config
-from wyrmling.core.errors import BadInput
+from wyrmling.core.errors import BadInput, BadSetting, UsageError
 from wyrmling.evaluate import cheap, kept, tasks
 from wyrmling.flow import ladder
 
@@ -23,6 +23,10 @@ def test_written_answers_of_every_rung_are_compared_on_the_same_rows(make: Make,
     project = config.load(
         made.project.root, [*settings, "evaluate.answer_tokens=4", 'objective.accept=["rouge1 >= 0"]']
     )
+    with pytest.raises(BadSetting, match="compared by their written answers"):
+        ladder.run(config.load(made.project.root, [*settings, "evaluate.answers=0"]))
+    with pytest.raises(UsageError, match="has no rung 'unigram'"):
+        ladder.run(project, ["unigram"])
     found, _ = ladder.run(project, ["bm25", "zero-shot", "few-shot"])
     assert [line.rung.name for line in found.lines] == ["bm25", "zero-shot", "few-shot"] and found.left_out == ()
     assert (found.metric, found.rows, found.reference) == ("token_f1", 6, "bm25")

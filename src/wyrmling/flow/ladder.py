@@ -79,6 +79,9 @@ def run(project: Project, rungs: Sequence[str] | None = None, remote: Remote = N
 
     settings, task = project.settings, project.settings.objective.task
     accept.parse(settings.objective.accept, task)
+    if task in tasks.ANSWERED and settings.evaluate.answers == 0:
+        what = f"the rungs of the task {task!r} are compared by their written answers, and evaluate.answers = 0"
+        raise BadSetting(what, where="evaluate.answers", fix="set it to 100, for example")
     names = _names(task, rungs, remote=settings.evaluate.remote.url is not None)
     data = stages.data(project)
     rows = tasks.from_artifact(data, task)
@@ -104,7 +107,7 @@ def _names(task: str, asked: Sequence[str] | None, *, remote: bool) -> list[str]
     """The rungs to run, cheapest first. Raises UsageError naming the nearest for one that there is not."""
     from wyrmling.evaluate import accept
 
-    usual = [*accept.BASELINES[task], *MODELS[task]]
+    usual = [*_cheap(task), *MODELS[task]]
     known = [*usual, *EXTRA, *(["remote"] if task not in ("tag", "complete", "chat") else [])]
     if asked is None:
         return usual + (["remote"] if remote and "remote" in known else [])
@@ -115,11 +118,16 @@ def _names(task: str, asked: Sequence[str] | None, *, remote: bool) -> list[str]
     return [name for name in WHAT if name in asked]
 
 
+def _cheap(task: str) -> tuple[str, ...]:
+    """The baselines of a task; where written answers are compared, those that write."""
+    from wyrmling.evaluate import accept, tasks
+
+    return ("bm25",) if task in tasks.ANSWERED else accept.BASELINES[task]
+
+
 def _run(project: Project, data: Artifact, name: str, remote: Remote) -> tuple[Artifact, dict[str, float]]:
     """The artifact with a rung's answers, and what it took to get ready. Raises _LeftOut."""
-    from wyrmling.evaluate import accept
-
-    if name in accept.BASELINES[project.settings.objective.task]:
+    if name in _cheap(project.settings.objective.task):
         from wyrmling.evaluate import cheap
 
         made = cheap.run(project, data, name)
@@ -240,7 +248,7 @@ def _judged(
     rungs = []
     for name, made, making in found:
         measured = {metric: Measured(**score) for metric, score in made.figures["metrics"].items()}
-        cheap = name in accept.BASELINES[task]
+        cheap = name in _cheap(task)
         rungs.append(ladder.Rung(name, WHAT[name], cheap, outcomes[name], measured, making, made.id))
     if not settings.objective.accept:
         return rungs

@@ -71,7 +71,7 @@ def fit(job: Job, data: Artifact, draft: Draft) -> None:
     shutil.rmtree(out, ignore_errors=True)
     base = folder.load(job.base, device=hardware.device(job.project.settings.machine.device))
     parts = _Parts(job, Tokenizer.load(job.tokens.path), base, _kind(job, base), job.step.few_shot)
-    rows = tasks.read_split(data, job.project.settings.objective.task, "train", job.step.sources)
+    rows = tasks.read_split(data, "classify" if parts.kind != "turns" else "answer", "train", job.step.sources)
     if not rows:
         raise NothingToLearn("there are no rows to choose from", where=f"train.{job.step.name}.sources")
     about = _turns(parts, rows) if parts.kind == "turns" else _labelled(parts, rows, _labels(job))
@@ -82,7 +82,7 @@ def fit(job: Job, data: Artifact, draft: Draft) -> None:
     folder.write_json(out / folder.ABOUT, asdict(_about(job, base, about)))
     about, figures = _tried(parts, about, data, out)
     about.write(out)
-    texts = [row["text"][:200] for row in rows[:PROBES]] if parts.kind != "turns" else [r.text for r in about.rows[:4]]
+    texts = [tasks.text_of(row)[:200] for row in rows[:PROBES]]
     probes.record(folder.load(out), parts.tokenizer, [text for text in texts if text.strip()], out)
     say(f"few-shot {job.step.name}: {_said(about)}")
     draft.figures = _figures(base, about, figures)
