@@ -23,8 +23,10 @@ from torch import Tensor
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Masks, Rule, Segments, attention
+from wyrmling.model.cache import Cache, Prefixes, read_into
 from wyrmling.model.foreign import Foreign, ForeignCache
 from wyrmling.model.heads import Model
+from wyrmling.model.prefill import Intake, Piece, read
 from wyrmling.model.sampling import Finish, Matcher, Sampling, draw
 
 
@@ -36,6 +38,7 @@ class Token(NamedTuple):
     logprob   its natural log-probability by the model itself: before penalties, biases, temperature and cuts
     top       the most probable tokens and their log-probabilities, best first, as many as were asked for
     finish    "stop" after a stop id, "length" at max_tokens or the end of the context, None when more follows
+    cached    with the first token: how many tokens of the prompt did not have to be read
     """
 
     handle: int
@@ -43,11 +46,12 @@ class Token(NamedTuple):
     logprob: float
     top: list[tuple[int, float]]
     finish: Finish | None
+    cached: int = 0
 
 
 @dataclass
 class Answer:
-    """One answer in the making."""
+    """One answer in the making. `owner` may use what was read for it before; `cached` tokens of the prompt were."""
 
     handle: int
     prompt: list[int]
@@ -57,6 +61,8 @@ class Answer:
     answer: list[int] = field(default_factory=list)
     ended: Finish | None = None
     """Why the grammar lets nothing follow."""
+    owner: str = ""
+    cached: int = 0
 
     def draw(self, logits_V: Tensor) -> int:
         """The next token by the sampling, within the grammar if there is one."""
@@ -68,45 +74,15 @@ class Answer:
         return id
 
 
-class Cache:
-    """Keys and values of every layer; sequences lie in slots 0 … B-1 without gaps. It grows as needed."""
-
-    def __init__(self, model: Model) -> None:
-        config = model.config
-        weight = model.body.embedding.weight
-        self.context = config.context
-        # (2: keys and values, layers, slots, G, T, K)
-        self.kv = weight.new_zeros(2, config.layers, 1, config.kv_heads, min(64, config.context), config.head_dim)
-
-    def reserve(self, slots: int, places: int) -> None:
-        """Make room for this many sequences of this many tokens, doubling so that growth stays rare."""
-        have_slots, have_places = self.kv.shape[2], self.kv.shape[4]
-        if slots <= have_slots and places <= have_places:
-            return
-        shape = list(self.kv.shape)
-        shape[2] = max(slots, 2 * have_slots) if slots > have_slots else have_slots
-        shape[4] = min(max(places, 2 * have_places), self.context) if places > have_places else have_places
-        grown = self.kv.new_zeros(shape)
-        grown[:, :, :have_slots, :, :have_places] = self.kv
-        self.kv = grown
-
-    def put(self, layer: int, slot: int, k_TGK: Tensor, v_TGK: Tensor) -> None:
-        """Store the keys and values of a whole prompt."""
-        self.kv[0, layer, slot, :, : len(k_TGK)] = k_TGK.transpose(0, 1)
-        self.kv[1, layer, slot, :, : len(v_TGK)] = v_TGK.transpose(0, 1)
-
-    def move(self, source: int, target: int) -> None:
-        """Give the sequence in slot `source` the slot `target`."""
-        self.kv[:, :, target] = self.kv[:, :, source]
-
-
 class Decoder:
     """Generates for many prompts at once; an answer does not depend on what else is being answered.
 
-    Raises   BadSetting when the model does not predict next tokens
+    piece      tokens of prompts that are read in one step, so that no answer waits long for its next token. None: all
+    prefixes   what was read before and may be used again. None: nothing
+    Raises     BadSetting when the model does not predict next tokens
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, piece: int | None = None, prefixes: Prefixes | None = None) -> None:
         if model.head_name != "next":
             raise BadSetting(
                 f"a model with the head {model.head_name!r} can't generate text",
@@ -115,30 +91,34 @@ class Decoder:
         self.model = model.eval()
         self.device = model.body.embedding.weight.device
         self.cache = model.cache() if isinstance(model, Foreign) else Cache(model)
+        self.piece, self.prefixes = piece, prefixes or Prefixes(0)
         self.active: list[Answer] = []
+        self.reading: list[tuple[Answer, Intake]] = []
         self.waiting: list[Answer] = []
         self.next_handle = 0
 
     @property
     def running(self) -> int:
         """Answers that are not finished."""
-        return len(self.active) + len(self.waiting)
+        return len(self.active) + len(self.reading) + len(self.waiting)
 
-    def add(self, prompt: Sequence[int], sampling: Sampling) -> int:
-        """Begin an answer; its first token comes with the next step. Returns the handle.
+    def add(self, prompt: Sequence[int], sampling: Sampling, *, owner: str = "") -> int:
+        """Begin an answer; its first token comes with the step that reads the end of the prompt. Returns the handle.
 
+        owner    only what was read for the same owner is used again
         Raises   BadInput for a prompt that is empty, leaves no room in the context, or holds an unknown id
         """
         check_prompt(self.model, prompt, room=1)
         handle, self.next_handle = self.next_handle, self.next_handle + 1
         matcher = None if sampling.grammar is None else sampling.grammar.matcher()
-        self.waiting.append(Answer(handle, list(prompt), sampling, sampling.generator(), matcher))
+        self.waiting.append(Answer(handle, list(prompt), sampling, sampling.generator(), matcher, owner=owner))
         return handle
 
     @torch.inference_mode()
     def remove(self, handle: int) -> None:
         """Give up an answer. A finished one is gone already; removing it again does nothing."""
         self.waiting = [s for s in self.waiting if s.handle != handle]
+        self.reading = [(s, intake) for s, intake in self.reading if s.handle != handle]
         for slot, sequence in enumerate(self.active):
             if sequence.handle == handle:
                 self._free(slot)
@@ -146,10 +126,13 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """One more token for every answer, new ones first taking in their prompt. Finished answers leave."""
+        """One more token for every answer whose prompt was read, then the next piece of the other prompts.
+
+        Finished answers leave.
+        """
         logits = [self._continue()] if self.active else []
-        if self.waiting:
-            logits.append(self._prefill())
+        if self.waiting or self.reading:
+            logits += self._prefill()
         if not logits:
             return []
         tokens = self._choose(torch.cat(logits).float().cpu())
@@ -186,28 +169,46 @@ class Decoder:
         hidden_BD = self.model.body.final_norm(self.model.body.layers(last_B, position_B, attend))
         return self.model.project(hidden_BD)
 
-    def _prefill(self) -> Tensor:
-        """Logits (B, V) after the prompts that wait; they become active."""
-        first_slot, new, self.waiting = len(self.active), self.waiting, []
+    def _prefill(self) -> list[Tensor]:
+        """Read on in the prompts that wait: logits (B, V) after those that end here, which become active; or none."""
+        first_slot = len(self.active)
         if isinstance(self.cache, ForeignCache):
+            new, self.waiting = self.waiting, []
             self.active += new
-            return self.cache.take_in(first_slot, [s.prompt for s in new])
-        cache = self.cache
-        segments = Segments([len(s.prompt) for s in new])
-        tokens_N = torch.tensor([token for s in new for token in s.prompt], device=self.device)
-        cache.reserve(first_slot + len(new), max(segments.lengths))
-        plan = segments.plan(self.device)
-        place_of_each = torch.split(plan.where_N, list(segments.lengths))
+            return [self.cache.take_in(first_slot, [s.prompt for s in new])]
+        hidden_MD = read(self.model, self._pieces())
+        left = []
+        for s, intake in self.reading:
+            if not intake.whole:
+                left.append((s, intake))
+                continue
+            self.cache.begin(len(self.active), intake.kv)
+            self.prefixes.keep(s.owner, s.prompt, intake.kv)
+            self.active.append(s)
+        self.reading = left
+        return [self.model.project(hidden_MD)] if len(self.active) > first_slot else []
 
-        def attend(layer: int, rule: Rule, q_PHK: Tensor, k_PGK: Tensor, v_PGK: Tensor) -> Tensor:
-            for slot, place_T in enumerate(place_of_each, start=first_slot):
-                cache.put(layer, slot, k_PGK[place_T], v_PGK[place_T])
-            return plan.attend(layer, rule, q_PHK, k_PGK, v_PGK)
+    def _pieces(self) -> list[Piece]:
+        """What is read next, in order of arrival. Where a prompt is cut does not depend on the others."""
+        pieces: list[Piece] = []
+        room = self.piece or sum(len(s.prompt) for s in self.waiting)
+        for number in range(len(self.reading) + len(self.waiting)):
+            if number == len(self.reading):
+                self.reading.append(self._begin(self.waiting.pop(0)))
+            intake = self.reading[number][1]
+            size = min(self.piece or len(intake.ids), len(intake.ids) - intake.done)
+            if pieces and size > room:
+                break
+            pieces.append(Piece(intake, intake.done, intake.done + size))
+            room -= size
+        return pieces
 
-        x_PD = self.model.body.layers(tokens_N[plan.order_P], plan.positions_P, attend)
-        last_B = torch.stack([place_T[-1] for place_T in place_of_each])
-        self.active += new
-        return self.model.project(self.model.body.final_norm(x_PD[last_B]))
+    def _begin(self, s: Answer) -> tuple[Answer, Intake]:
+        """A prompt that is not read yet, but for what is known of its beginning."""
+        assert isinstance(self.cache, Cache)
+        intake = Intake(s.prompt, self.cache.room_for(len(s.prompt)))
+        s.cached = intake.done = read_into(intake.kv, self.prefixes.find(s.owner, s.prompt))
+        return s, intake
 
     def _choose(self, logits_BV: Tensor) -> list[Token]:
         """Draw the next token of every active sequence and note it in its answer."""
@@ -220,7 +221,8 @@ class Decoder:
             id = best_B[row] if s.sampling.plain else s.draw(drawable_BV[row])
             s.answer.append(id)
             top = _top(logprobs_BV[row, : self.model.config.tokens], s.sampling.top_logprobs)
-            tokens.append(Token(s.handle, id, float(logprobs_BV[row, id]), top, self._finish(s)))
+            cached = s.cached if len(s.answer) == 1 else 0
+            tokens.append(Token(s.handle, id, float(logprobs_BV[row, id]), top, self._finish(s), cached))
         return tokens
 
     def _finish(self, s: Answer) -> Finish | None:
@@ -232,7 +234,12 @@ class Decoder:
         return "length" if full or len(s.answer) >= s.sampling.max_tokens else None
 
     def _free(self, slot: int) -> None:
-        """Drop a sequence; the last one moves into its slot."""
+        """Drop a sequence, remembering what it said; the last one moves into its slot."""
+        s = self.active[slot]
+        if isinstance(self.cache, Cache):
+            # The last token was never read.
+            known = [*s.prompt, *s.answer[:-1]]
+            self.prefixes.keep(s.owner, known, self.cache.of(slot, len(known)))
         last = self.active.pop()
         if slot < len(self.active):
             self.cache.move(len(self.active), slot)
