@@ -486,15 +486,40 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: serve.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: serve.port.")] = None,
     quantize: QuantizeOption = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Serve a LoRA adapter beside it; repeatable.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="wyrmling, llama.cpp, vllm, openvino, or the URL of an OpenAI-compatible server.")
+    ] = None,
 ) -> Answer:
     """Serve a model behind an OpenAI-compatible API."""
-    from wyrmling.flow import models
+    from wyrmling.flow import engines, models
     from wyrmling.serve import run as server
 
+    if engines.serve(home, model, engine, host=host, port=port, quantize=quantize):
+        return Answer()
     project = models.project_of(home, model)
     follow = models.is_champion(project, model)
-    server.serve(project, models.resolve(project, model), host=host, port=port, quantize=quantize, follow=follow)
+    server.serve(
+        project,
+        models.resolve(project, model),
+        host=host,
+        port=port,
+        quantize=quantize,
+        adapters=_named(adapter) if adapter else None,
+        follow=follow,
+    )
     return Answer()
+
+
+def _named(given: list[str]) -> dict[str, str]:
+    """Names and folders of NAME=FOLDER. Raises UsageError for another form."""
+    pairs = [text.partition("=") for text in given]
+    for text, (name, _, folder) in zip(given, pairs, strict=True):
+        if not name or not folder:
+            raise UsageError(f"--adapter {text} is not NAME=FOLDER", fix="write: --adapter support=path/to/adapter")
+    return {name: str(Path(folder).expanduser().absolute()) for name, _, folder in pairs}
 
 
 @app.command()

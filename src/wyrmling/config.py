@@ -477,6 +477,15 @@ class Serve(Section):
     """Answers generated at the same time."""
     max_queue: int = Field(default=64, ge=0)
     """Requests that may wait; more are refused with 503."""
+    prefill_tokens: int = Field(default=256, ge=1)
+    """Tokens of new prompts read between two tokens of running answers: fewer keep answers even, more start sooner."""
+    prefix_cache_mb: int = Field(default=256, ge=0)
+    """Memory per model for prompts and answers that were read, whose beginnings are not read again; 0: none."""
+    adapters: dict[str, str] = {}
+    """LoRA adapters served beside the model on the same weights: the name to ask for, and the folder."""
+    engine: str = "wyrmling"
+    """What answers: wyrmling itself, llama.cpp (started here on the exported model), or the URL of a server with the
+    OpenAI API, up to /v1 (vLLM, OpenVINO Model Server, llama-server, ...), whose key is in WYRMLING_ENGINE_KEY."""
     quantize: Quantize | None = None
     """Round the weights: int8, int8-dynamic (the fastest on a CPU) or 4bit. None: serve them as trained."""
     max_tokens: int = Field(default=256, ge=1)

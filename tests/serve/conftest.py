@@ -24,7 +24,6 @@ from wyrmling.serve import run
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.loaded import Found, find
 from wyrmling.serve.metrics import Metrics
-from wyrmling.serve.parity import load_checked
 from wyrmling.serve.service import Service
 from wyrmling.serve.workshop import Workshop
 from wyrmling.tokenizer import bpe
@@ -141,8 +140,9 @@ def running(
 ) -> Iterator[Running]:
     settings = settings or Serve()
     metrics = Metrics(found.name)
-    loaded = load_checked(found)
-    service = Service(loaded, run.new_engine(loaded, settings, metrics), store, metrics, settings, watts=10.0)
+    loaded, adapters, served = run.load_with_adapters(found, settings, Path.cwd(), "cpu")
+    engine = run.new_engine(loaded, settings, metrics, adapters)
+    service = Service(loaded, engine, store, metrics, settings, watts=10.0, adapters=served)
     if project is not None:
         service = replace(service, feedback=project.settings.feedback)
         service = run.with_workshop(service, Workshop(project, store), "cpu")

@@ -7,10 +7,27 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
+import torch
 
+from wyrmling.config import Serve
+from wyrmling.core.errors import BadInput, BadSetting, GateRefused
+from wyrmling.core.store import Store
+from wyrmling.model import adapter_folder, probes
+from wyrmling.model import folder as model_folder
+from wyrmling.model.adapter import Adapters, Design
+from wyrmling.model.attention import Segments
+from wyrmling.model.cache import BLOCK
+from wyrmling.model.sampling import Sampling
+from wyrmling.serve.answer import Talker
+from wyrmling.serve.loaded import find
+from wyrmling.serve.run import load_with_adapters
+from wyrmling.tokenizer.tokenizer import Tokenizer
+
+TEXT = " ".join(["Once upon a time there was a little dragon who lived under a hill."] * 3)
 PROMPTS = ["a little dragon", "tea", "Once upon a time there was", "She", "One day she flew to", "naïve", "日本", "The"]
 
 
@@ -177,3 +194,126 @@ def test_health_answers_while_the_model_is_busy(long_folder, start) -> None:
         assert time.monotonic() - started < 5
         reader.join()
         stream.close()
+
+
+def test_what_a_key_asked_before_is_not_read_again_and_only_for_it(kitchen, start, tmp_path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path / 'keys.db'}")
+    keys = [store.create_key(name)[1] for name in ("ann", "bob")]
+    with start(kitchen.model("teller", "next"), store=store) as server:
+        ask = {"model": "teller", "prompt": TEXT, "max_tokens": 5, "temperature": 0}
+        ann, bob = (server.client(key) for key in keys)
+        answers = [client.completions.create(**ask) for client in (ann, bob, ann, bob)]
+        assert len({answer.choices[0].text for answer in answers}) == 1
+        cached = [answer.usage.prompt_tokens_details.cached_tokens for answer in answers]
+        assert cached[:2] == [0, 0], "bob learns nothing of what ann asked"
+        assert cached[2] == cached[3] == answers[0].usage.prompt_tokens // BLOCK * BLOCK > 0
+        headers = {"authorization": f"Bearer {keys[0]}"}
+        lines = server.get("/metrics", headers=headers).text.splitlines()
+        hits, asked = (
+            next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"vllm:prefix_cache_{name}_total"))
+            for name in ("hits", "queries")
+        )
+        assert (hits, asked) == (sum(cached), 4 * answers[0].usage.prompt_tokens)
+    with start(kitchen.model("teller", "next"), prefix_cache_mb=0) as server:
+        for _ in range(2):
+            usage = server.client().completions.create(**ask).usage
+            assert usage.prompt_tokens_details.cached_tokens == 0
+
+
+def test_a_stream_goes_on_while_a_long_prompt_is_read(long_folder, start) -> None:
+    with start(long_folder, prefill_tokens=16) as server:
+        stream = server.client(_strict_response_validation=False).completions.create(**endless(server), stream=True)
+        next(iter(stream))
+        before = server.metric("vllm:generation_tokens_total")
+        answer = server.client().completions.create(model="endless", prompt=[40] * 1600, max_tokens=1)
+        # A hundred pieces, and a token of the stream beside each but the last.
+        assert server.metric("vllm:generation_tokens_total") - before >= 99 + answer.usage.completion_tokens
+        stream.close()
+
+
+def test_adapters_answer_under_their_names_on_one_base(kitchen, start, tmp_path, capsys) -> None:
+    base = kitchen.model("teller", "next")
+    folders = {name: trained_adapter(base, tmp_path / name, seed) for name, seed in (("a.one", 1), ("b/two", 2))}
+    expected = {name: alone(folder / "model") for name, folder in folders.items()} | {"teller": alone(base)}
+    assert len({*map(tuple, expected.values())}) == 3
+    with start(base, adapters={name: str(folder) for name, folder in folders.items()}) as server:
+        client = server.client()
+
+        def ask(name: str) -> list[str]:
+            return [
+                client.completions.create(model=name, prompt=text, max_tokens=20, temperature=0).choices[0].text
+                for text in PROMPTS
+            ]
+
+        with ThreadPoolExecutor(3) as pool:
+            assert dict(zip(expected, pool.map(ask, expected), strict=True)) == expected
+        assert [card.id for card in client.models.list()] == ["teller", "a.one", "b/two"]
+        assert client.models.retrieve("b/two").id == "b/two"
+        with pytest.raises(openai.BadRequestError):
+            client.models.delete("a.one")
+        # The strict client refuses the base64 that it asks for.
+        loose, names = server.client(_strict_response_validation=False), ("teller", "a.one", "teller")
+        vectors = [loose.embeddings.create(model=name, input="tea").data[0].embedding for name in names]
+        assert vectors[0] == vectors[2] != vectors[1]
+        rows = {row.model: row.model_digest for row in server.service.store.usage()}
+        assert len({*rows.values()}) == 3
+    assert "can't be checked" not in capsys.readouterr().err.partition("teller")[0]
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int8-dynamic"])
+def test_adapters_work_on_rounded_weights(kitchen, tmp_path, quantize) -> None:
+    base = kitchen.model("teller", "next")
+    folder = trained_adapter(base, tmp_path / "tuned", 1)
+    settings = Serve(quantize=quantize, adapters={"tuned": str(folder)})
+    loaded, adapters, served = load_with_adapters(find(base), settings, tmp_path, "cpu")
+    merged = model_folder.load(folder / "model")
+    tokens, segments = torch.arange(10, 30), Segments([20])
+    with torch.inference_mode():
+        adapters.use(served["tuned"].adapter)
+        given, expected, plain = (
+            model.logits(tokens, segments).log_softmax(-1) for model in (loaded.model, merged, model_folder.load(base))
+        )
+    assert (given - expected).abs().mean() < 0.2 * (plain - expected).abs().mean()
+
+
+def test_an_adapter_that_does_not_belong_here_is_refused(kitchen, start, tmp_path) -> None:
+    base = kitchen.model("teller", "next")
+    folder = trained_adapter(base, tmp_path / "tuned", 1)
+    elsewhere = kitchen.model("talker", "next", chat=True, seed=1)
+    dora = trained_adapter(base, tmp_path / "dora", 1, dora=True)
+    wrong = [
+        (base, {"teller": str(folder)}, BadSetting, "is the name of the model itself"),
+        (base, {"tuned": str(tmp_path)}, BadInput, "is no adapter"),
+        (elsewhere, {"tuned": str(folder)}, BadInput, "belongs to the base"),
+        (kitchen.model("sorter", "classes"), {"tuned": str(folder)}, BadSetting, "can't take adapters"),
+    ]
+    for model, adapters, error, message in wrong:
+        with pytest.raises(error, match=message):
+            load_with_adapters(find(model), Serve(adapters=adapters), tmp_path, "cpu")
+    with pytest.raises(BadSetting, match="DoRA"):
+        load_with_adapters(find(base), Serve(adapters={"d": str(dora)}, quantize="int8"), tmp_path, "cpu")
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    tensors = model_folder.read_tensors(weights)
+    model_folder.write_tensors(weights, {name: tensor * 1.5 for name, tensor in tensors.items()})
+    with pytest.raises(GateRefused, match="differ from the trained"):
+        load_with_adapters(find(base), Serve(adapters={"tuned": str(folder)}), tmp_path, "cpu")
+
+
+def trained_adapter(base: Path, folder: Path, seed: int, **design: object) -> Path:
+    """What a lora step leaves: the adapter, and the merged model with its probes."""
+    adapters = Adapters(model_folder.load(base))
+    adapters.add("default", Design(rank=4, alpha=4.0, **design), seed=seed, head=False)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapters.parameters("default").values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    adapter_folder.write(adapters, "default", folder / "adapter", base=adapter_folder.base_of(base))
+    about = model_folder.about(base)
+    model_folder.save(adapters.merge("default").eval(), folder / "model", base, about)
+    probes.record(model_folder.load(folder / "model"), Tokenizer.load(base), ["tea", TEXT[:40]], folder / "model")
+    return folder
+
+
+def alone(folder: Path) -> list[str]:
+    talker = Talker(folder)
+    return [talker.complete(text, Sampling(max_tokens=20, temperature=0)).text for text in PROMPTS]

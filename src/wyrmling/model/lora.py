@@ -68,13 +68,26 @@ class Branch(nn.Module):
         self.down.copy_(torch.empty(self.down.shape).uniform_(-bound, bound, generator=generator))
         self.up.zero_()
 
-    def forward(self, x_NI: Tensor, base: Frozen) -> Tensor:
+    def forward(self, x_NI: Tensor, base: nn.Module) -> Tensor:
+        if not isinstance(base, Frozen):
+            return self._added(x_NI, base)
         dropped_NI = F.dropout(x_NI, self.dropout) if self.training and self.dropout else None
         out_NO: Tensor = _LowRank.apply(x_NI, dropped_NI, self.down, self.up, self, base)  # type: ignore[no-untyped-call]
         if self.magnitude is None:
             return out_NO
         out_NO = out_NO * self._gain_O(self.magnitude, base)
         return out_NO if base.bias is None else out_NO + base.bias
+
+    def _added(self, x_NI: Tensor, base: nn.Module) -> Tensor:
+        """The answer on a layer that was rounded for inference. Raises TypeError for DoRA, which needs its matrix."""
+        if self.magnitude is not None:
+            raise TypeError("DoRA corrects a matrix, but this layer's was rounded")
+        out_NO: Tensor = base(x_NI)
+        narrow_NPR = x_NI @ self.down.to(x_NI.dtype).T
+        narrow_by_part = torch.split(narrow_NPR, self.rank, dim=1)
+        for part, up, narrow in zip(self.parts, self.ups(self.up.to(x_NI.dtype)), narrow_by_part, strict=True):
+            out_NO[:, part.rows].addmm_(narrow, up.T, alpha=part.scale)
+        return out_NO
 
     def deltas(self) -> list[Tensor]:
         """scale x B @ A of each part, float32: (rows, I)."""

@@ -23,6 +23,8 @@ class Question:
     stops         texts that end the answer
     score_prompt  report the log-probabilities of the prompt's tokens too
     top_logprobs  the alternatives to report per token
+    adapter       which of the model's adapters answers. None: the model itself
+    owner         whose question it is; what was read for one is not used for another
     """
 
     choice: int
@@ -31,6 +33,8 @@ class Question:
     stops: tuple[str, ...] = ()
     score_prompt: bool = False
     top_logprobs: int = 0
+    adapter: str | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -20,10 +21,10 @@ from wyrmling.serve.limits import Limits
 from wyrmling.serve.metrics import CONTENT_TYPE
 from wyrmling.serve.openai import ApiError, FeedbackRequest
 from wyrmling.serve.responses import FeedbackReceipt
-from wyrmling.serve.service import Handler, Service, answering, read
+from wyrmling.serve.service import Front, Handler, Service, answering, read
 
 
-async def feedback(service: Service, request: Request) -> Response:
+async def feedback(service: Front, request: Request) -> Response:
     """Keep what a person says about an answer."""
     body = await read(FeedbackRequest, request)
     usage = await run_in_threadpool(service.store.find_usage, body.id)
@@ -52,7 +53,7 @@ async def feedback(service: Service, request: Request) -> Response:
     return Response(receipt.json_bytes(), media_type="application/json")
 
 
-async def live(service: Service, request: Request) -> Response:
+async def live(service: Front, request: Request) -> Response:
     """The process answers."""
     return JSONResponse({"status": "ok"})
 
@@ -66,7 +67,7 @@ async def ready(service: Service, request: Request) -> Response:
     return JSONResponse({"status": "ok", "model": service.name, "version": found.version, "since": since})
 
 
-async def metrics(service: Service, request: Request) -> Response:
+async def metrics(service: Front, request: Request) -> Response:
     """Everything counted, for Prometheus, and the last look for drift."""
     if (drift := await run_in_threadpool(Reviews(service.store).last_drift)) is not None:
         service.metrics.drifted(drift)
@@ -80,7 +81,9 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
     return JSONResponse(ApiError(status, message, code="unknown_route").body(), status, headers=headers)
 
 
-ROUTES: tuple[tuple[str, str, Handler], ...] = (
+Routes = Sequence[tuple[str, str, Handler]]
+
+ROUTES: Routes = (
     ("GET", "/v1/models", models.models),
     # Model names may hold slashes and colons.
     ("GET", "/v1/models/{model:path}", models.model),
@@ -112,17 +115,18 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
-def create_app(service: Service, *, loopback: bool, log: AccessLog) -> Guard:
+def create_app(service: Front, *, loopback: bool, log: AccessLog, routes: Routes = ROUTES) -> Guard:
     """The whole application behind its guard.
 
+    routes     method, path and handler of each; handlers get the service
     loopback   True when only this machine can connect; then keys are asked for only once one was made
     log        gets one line per request
     """
     handlers: dict[str, dict[str, Handler]] = {}
-    for method, path, handler in ROUTES:
+    for method, path, handler in routes:
         handlers.setdefault(path, {})[method] = handler
-    routes = [Route(path, answering(by_method), methods=list(by_method)) for path, by_method in handlers.items()]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route})
+    made = [Route(path, answering(by_method), methods=list(by_method)) for path, by_method in handlers.items()]
+    app = Starlette(routes=made, exception_handlers={HTTPException: _no_such_route})
     app.state.service = service
     origins = frozenset(service.settings.origins)
     return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log, origins)

@@ -54,7 +54,7 @@ async def embeddings(service: Service, request: Request) -> Response:
     async def work() -> Response:
         async with service.turns.mine():
             started = time.monotonic()
-            vectors_SD = await run_in_threadpool(embed, service.loaded.model, documents)
+            vectors_SD = await run_in_threadpool(_embed, service, documents)
             asked.ticket = Ticket(asked.deliver, busy_seconds=time.monotonic() - started)
         service.metrics.prompt_tokens.inc(tokens)
         shown = [
@@ -67,6 +67,11 @@ async def embeddings(service: Service, request: Request) -> Response:
         return Response(answer.json_bytes(), media_type="application/json")
 
     return await unless_gone(request, work(), lambda: asked.abandon(prompt_tokens=tokens, completion_tokens=0))
+
+
+def _embed(service: Service, documents: list[list[int]]) -> Tensor:
+    with service.engine.applied(service.loaded.adapter):
+        return embed(service.loaded.model, documents)
 
 
 def _ids(service: Service, index: int, text: str | list[int]) -> list[int]:

@@ -6,14 +6,17 @@ is called on the engine's thread. What is waiting is bounded; a request beyond i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from wyrmling.model.generate import Decoder, score
+from wyrmling.model.adapter import Adapters
+from wyrmling.model.cache import Prefixes
+from wyrmling.model.generate import Decoder, Token, score
 from wyrmling.serve import labels
 from wyrmling.serve.answers import Answer, Piece, Question
 from wyrmling.serve.loaded import Loaded
@@ -34,6 +37,8 @@ class Labelled:
 
 Event = Piece | Labelled | ApiError
 Deliver = Callable[[list[Event]], None]
+# Which answer: the adapter that gives it, and its handle there.
+Key = tuple[str | None, int]
 
 
 @dataclass(eq=False)
@@ -50,18 +55,36 @@ class Ticket:
 class Engine:
     """Runs a model for many requests at once. Ready once `start` has returned.
 
-    max_sequences  answers generated at the same time
-    max_queue      answers that may wait for a place, and labelling requests that may wait for a pass
+    max_sequences   answers generated at the same time
+    max_queue       answers that may wait for a place, and labelling requests that may wait for a pass
+    prefill_tokens  tokens of prompts that are read between two tokens of the answers that are being generated
+    prefix_bytes    keys and values of earlier prompts and answers that are kept to be used again
+    adapters        what questions may name besides the model itself. None: nothing
     """
 
-    def __init__(self, loaded: Loaded, *, max_sequences: int, max_queue: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        max_sequences: int,
+        max_queue: int,
+        metrics: Metrics,
+        prefill_tokens: int = 256,
+        prefix_bytes: int = 0,
+        adapters: Adapters | None = None,
+    ) -> None:
         self._loaded = loaded
         self._max_sequences, self._max_queue, self._metrics = max_sequences, max_queue, metrics
+        self._prefill_tokens, self._prefixes = prefill_tokens, Prefixes(prefix_bytes)
+        self._adapters = adapters
+        # Held by whoever runs the model while it has adapters, of which one is applied at a time.
+        self._applied = threading.Lock()
+        self._in_use: str | None = None
         self._wake = threading.Condition()
-        self._decoder = self._new_decoder()
+        self._decoders: dict[str | None, Decoder] = {}
         self._waiting: deque[tuple[Ticket, Question]] = deque()
         self._rows: deque[tuple[Ticket, int, labels.Row]] = deque()
-        self._running: dict[int, tuple[Answer, Ticket]] = {}
+        self._running: dict[Key, tuple[Answer, Ticket]] = {}
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -130,6 +153,18 @@ class Engine:
         """Wait until the engine has ended after `drain`."""
         self._thread.join()
 
+    @contextlib.contextmanager
+    def applied(self, adapter: str | None) -> Iterator[None]:
+        """The model answers as this adapter, or as itself, inside the block. On any thread."""
+        if self._adapters is None:
+            yield
+            return
+        with self._applied:
+            if self._in_use != adapter:
+                self._adapters.use(adapter)
+                self._in_use = adapter
+            yield
+
     def _check_open(self) -> None:
         if not self.ready:
             self._metrics.rejected("stopping")
@@ -152,10 +187,14 @@ class Engine:
                 # The edge of the thread: what was running is lost, the server goes on.
                 _log.exception("the engine failed; the requests in the batch get an error")
                 self._fail_all(_failure())
-                self._decoder = self._new_decoder()
+                self._decoders = {}
 
-    def _new_decoder(self) -> Decoder | None:
-        return Decoder(self._loaded.model) if self._loaded.job == "generate" else None
+    def _decoder(self, adapter: str | None) -> Decoder:
+        """Answers of one adapter share a batch; those of different ones take turns."""
+        if adapter not in self._decoders:
+            piece = self._prefill_tokens
+            self._decoders[adapter] = Decoder(self._loaded.model, piece=piece, prefixes=self._prefixes)
+        return self._decoders[adapter]
 
     def _wait_for_work(self) -> bool:
         """True when there is something to do; False when the engine should end."""
@@ -173,8 +212,8 @@ class Engine:
         with self._wake:
             self._waiting = deque(item for item in self._waiting if not item[0].cancelled)
             self._rows = deque(item for item in self._rows if not item[0].cancelled)
-        for handle in [handle for handle, (_, ticket) in self._running.items() if ticket.cancelled]:
-            self._leave(handle, "abort")
+        for key in [key for key, (_, ticket) in self._running.items() if ticket.cancelled]:
+            self._leave(key, "abort")
 
     def _admit(self) -> None:
         """Give free places to those who wait, in order of arrival."""
@@ -187,16 +226,20 @@ class Engine:
                 self._metrics.prompt_length.observe(len(question.prompt))
                 if question.score_prompt:
                     scored.append((ticket, question))
-                if question.sampling is not None and self._decoder is not None:
-                    handle = self._decoder.add(question.prompt, question.sampling)
-                    self._running[handle] = (Answer(question, self._loaded.tokenizer), ticket)
+                if question.sampling is not None:
+                    # An adapter has other keys and values for the same text.
+                    owner = f"{question.adapter or ''}\0{question.owner}"
+                    handle = self._decoder(question.adapter).add(question.prompt, question.sampling, owner=owner)
+                    answer = Answer(question, self._loaded.tokenizer)
+                    self._running[question.adapter, handle] = (answer, ticket)
             self._count()
         for ticket, question in scored:
             self._score(ticket, question)
 
     def _score(self, ticket: Ticket, question: Question) -> None:
         started = time.monotonic()
-        scores = score(self._loaded.model, question.prompt, top_logprobs=question.top_logprobs)
+        with self.applied(question.adapter):
+            scores = score(self._loaded.model, question.prompt, top_logprobs=question.top_logprobs)
         ticket.busy_seconds += time.monotonic() - started
         finish: FinishReason | None = "length" if question.sampling is None else None
         if finish is not None:
@@ -205,28 +248,37 @@ class Engine:
 
     def _step(self) -> None:
         """One more token for every answer in the batch, one delivery per request."""
-        if self._decoder is None or not self._running:
-            return
-        started = time.monotonic()
-        tokens = self._decoder.step()
+        for adapter, decoder in self._decoders.items():
+            if not decoder.running:
+                continue
+            started = time.monotonic()
+            with self.applied(adapter):
+                tokens = decoder.step()
+            self._hand_out(adapter, tokens, time.monotonic() - started)
+
+    def _hand_out(self, adapter: str | None, tokens: Sequence[Token], seconds: float) -> None:
+        """Tell every request what a step of so many seconds gave its answers."""
         now = time.monotonic()
         news: dict[Ticket, list[Event]] = {}
         for token in tokens:
-            answer, ticket = self._running[token.handle]
+            answer, ticket = self._running[adapter, token.handle]
             piece = answer.take(token)
             news.setdefault(ticket, []).append(piece)
-            ticket.busy_seconds += (now - started) / len(tokens)
+            ticket.busy_seconds += seconds / len(tokens)
+            if piece.count == 1:
+                self._metrics.prefix_hits.inc(token.cached)
+                self._metrics.prefix_queries.inc(len(answer.question.prompt))
             self._time_token(ticket, now)
             if piece.finish is not None:
                 self._metrics.answer_length.observe(piece.count)
-                self._leave(token.handle, piece.finish)
+                self._leave((adapter, token.handle), piece.finish)
         for ticket, events in news.items():
             ticket.deliver(events)
 
-    def _leave(self, handle: int, reason: str) -> None:
-        del self._running[handle]
-        if self._decoder is not None:
-            self._decoder.remove(handle)
+    def _leave(self, key: Key, reason: str) -> None:
+        del self._running[key]
+        adapter, handle = key
+        self._decoders[adapter].remove(handle)
         self._metrics.finished(reason)
         self._count()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -30,12 +30,14 @@ _log = logging.getLogger("wyrmling.serve")
 class Job:
     """A request that was understood. `prompt_tokens` counts each prompt once, however many answers it gets."""
 
-    asked: Asked
+    asked: Asked[Service]
     questions: Sequence[Question]
     choices: Sequence[Whole]
     dialect: Dialect
     prompt_tokens: int
     wants_usage: bool
+    cached: dict[int, int] = field(default_factory=dict)
+    """Per choice how many tokens of its prompt did not have to be read."""
 
     @property
     def head(self) -> Head:
@@ -52,7 +54,16 @@ class Job:
 
     @property
     def usage(self) -> UsageCount:
-        return count(self.prompt_tokens, self.completion_tokens)
+        return count(self.prompt_tokens, self.completion_tokens, cached_tokens=self.cached_tokens)
+
+    @property
+    def cached_tokens(self) -> int:
+        """As `prompt_tokens`: each prompt once."""
+        of_prompt: dict[int, int] = {}
+        for question in self.questions:
+            known = of_prompt.get(id(question.prompt), 0)
+            of_prompt[id(question.prompt)] = max(known, self.cached.get(question.choice, 0))
+        return sum(of_prompt.values())
 
     def start(self) -> None:
         self.asked.ticket = self.asked.service.engine.ask(self.questions, self.asked.deliver)
@@ -99,6 +110,8 @@ async def completions(service: Service, request: Request) -> Response:
                     stops=body.stops,
                     score_prompt=score_prompt,
                     top_logprobs=body.logprobs or 0,
+                    adapter=service.loaded.adapter,
+                    owner=request.state.caller.key_id or "",
                 )
             )
     dialect = CompletionDialect(
@@ -121,7 +134,16 @@ async def chat_completions(service: Service, request: Request) -> Response:
     sampling = replace(sampling, grammar=await run_in_threadpool(_grammar, service, body))
     n = body.n or 1
     questions = [
-        Question(choice, ids, for_choice(sampling, choice), body.stops, top_logprobs=top) for choice in range(n)
+        Question(
+            choice,
+            ids,
+            for_choice(sampling, choice),
+            body.stops,
+            top_logprobs=top,
+            adapter=service.loaded.adapter,
+            owner=request.state.caller.key_id or "",
+        )
+        for choice in range(n)
     ]
     dialect = ChatDialect(
         Spelling(service.loaded.tokenizer),
@@ -210,6 +232,8 @@ def _take(job: Job, events: Sequence[object]) -> None:
             raise event
         if isinstance(event, Piece):
             job.choices[event.choice].add(event)
+            if event.token is not None and event.token.cached:
+                job.cached[event.choice] = event.token.cached
 
 
 async def _stream(job: Job, request_id: str) -> AsyncIterator[bytes]:

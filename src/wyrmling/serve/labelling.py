@@ -83,7 +83,9 @@ def _rows(items: Sequence[Item], row_of: Callable[[Item], Row]) -> list[Row]:
     return rows
 
 
-async def _answer(request: Request, asked: Asked, rows: list[Row], answer: Callable[[Found], Body]) -> Response:
+async def _answer(
+    request: Request, asked: Asked[Service], rows: list[Row], answer: Callable[[Found], Body]
+) -> Response:
     tokens = sum(len(row.tokens) for row in rows)
     asked.items = len(rows)
     asked.ticket = asked.service.engine.label(rows, asked.deliver)

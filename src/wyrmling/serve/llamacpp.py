@@ -14,24 +14,28 @@ from torch import Tensor
 
 from wyrmling.core.errors import UsageError
 
-# One sequence at a time; llama.cpp keeps room for this many tokens.
+# Tokens that llama.cpp keeps room for when a file is only checked.
 CONTEXT = 512
 
 
 class Engine:
     """llama.cpp with one model, in this process, answering as exactly as it can: float32 keys and values.
 
+    sequences  None: one, of a few tokens, to check the file. Else how many are answered at a time, each as long as the
+               model's context
     Raises   UsageError when it is not installed, or can't read the file
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, sequences: int | None = None) -> None:
         try:
             import xllamacpp
         except ImportError as error:
             raise UsageError("checking a GGUF file needs llama.cpp", fix='pip install "wyrmling[gguf]"') from error
         wanted = xllamacpp.CommonParams()
         wanted.model.path = str(file)
-        wanted.n_ctx, wanted.n_parallel, wanted.cache_ram_mib, wanted.warmup = CONTEXT, 1, 0, False
+        wanted.n_parallel, wanted.cache_ram_mib, wanted.warmup = sequences or 1, 0, False
+        # 0: the model's own, which is shared by the sequences.
+        wanted.n_ctx, wanted.kv_unified = CONTEXT if sequences is None else 0, True
         wanted.cache_type_k = wanted.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         wanted.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         wanted.verbosity = -1
@@ -40,6 +44,11 @@ class Engine:
             self._server = xllamacpp.Server(wanted)
         except RuntimeError as error:
             raise UsageError(f"llama.cpp can't read the file: {error}", where=str(file)) from error
+
+    @property
+    def address(self) -> str:
+        """Where it listens, on this machine."""
+        return str(self._server.listening_address)
 
     def ids(self, text: str) -> list[int] | None:
         """The ids of a text, without special tokens; None when the vocabulary can't spell it."""

@@ -30,6 +30,12 @@ _DOES: dict[Job, tuple[str, str]] = {
     "tag": ("tags words", "use tag"),
     "embed": ("only embeds texts", "use embeddings, or train a classify or tag step on top of it"),
 }
+_ASKS: dict[Job, tuple[str, dict[str, Any]]] = {
+    "classify": ("classify", {"input": "your text"}),
+    "tag": ("tag", {"input": "your text"}),
+    "embed": ("embeddings", {"input": "your text"}),
+    "generate": ("completions", {"prompt": "Once upon a time", "max_tokens": 64}),
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ class Found:
 class Loaded:
     """A model in memory.
 
-    chat    whether it learned its chat template
-    ours    whether it was trained here, and so knows functions in the form of our training rows
+    chat     whether it learned its chat template
+    ours     whether it was trained here, and so knows functions in the form of our training rows
+    adapter  which of the model's adapters is meant. None: the model itself
     """
 
     found: Found
@@ -61,6 +68,7 @@ class Loaded:
     ours: bool = True
     turns: Turns | None = None
     """What a few-shot model reads before each conversation."""
+    adapter: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -72,6 +80,13 @@ class Loaded:
         if self.job != job:
             does, instead = _DOES[self.job]
             raise UsageError(f"{self.found.name} {does}, so {endpoint} can't use it", fix=instead)
+
+    @property
+    def example(self) -> tuple[str, dict[str, Any]]:
+        """A route and a request that this model answers."""
+        if self.job == "generate" and self.chat:
+            return "chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+        return _ASKS[self.job]
 
     def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The tokens of a conversation for the model to go on from.

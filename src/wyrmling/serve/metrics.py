@@ -31,6 +31,8 @@ class Metrics:
         self.kv_cache_usage = self._gauge("kv_cache_usage_perc", "Share of the batch's places in use, 0 to 1.")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens read.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens generated.")
+        self.prefix_queries = self._counter("prefix_cache_queries", "Tokens of prompts, read before or not.")
+        self.prefix_hits = self._counter("prefix_cache_hits", "Tokens of prompts that did not have to be read again.")
         self.success = self._counter("request_success", "Finished answers.", "finished_reason")
         self.rejections = self._counter("admission_rejections", "Requests refused before they ran.", "reason")
         self.first_token = self._histogram("time_to_first_token_seconds", "From arrival to the first token.", _SECONDS)

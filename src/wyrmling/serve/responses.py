@@ -14,18 +14,27 @@ class Body(BaseModel):
         return self.model_dump_json(exclude_unset=True).encode()
 
 
+class PromptDetails(Body):
+    cached_tokens: int
+
+
 class UsageCount(Body):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails | None = None
 
 
-def count(prompt_tokens: int, completion_tokens: int) -> UsageCount:
-    return UsageCount(
+def count(prompt_tokens: int, completion_tokens: int, *, cached_tokens: int | None = None) -> UsageCount:
+    """cached_tokens: of the prompt, not read again. None: nothing could be, and it is not spoken of."""
+    used = UsageCount(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
     )
+    if cached_tokens is not None:
+        used.prompt_tokens_details = PromptDetails(cached_tokens=cached_tokens)
+    return used
 
 
 class ModelCard(Body):

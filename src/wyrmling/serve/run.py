@@ -10,22 +10,25 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import uvicorn
 
 from wyrmling.config import Machine, Project, Quantize, Serve
 from wyrmling.core.energy import Meter
-from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.core.errors import BadInput, BadSetting, UsageError
 from wyrmling.core.log import say, warn
 from wyrmling.core.store import Store
+from wyrmling.model.adapter import Adapters
+from wyrmling.model.quantize import quantize_checked
 from wyrmling.serve.access import AccessLog
-from wyrmling.serve.app import create_app
+from wyrmling.serve.adapters import put_on
+from wyrmling.serve.app import ROUTES, create_app
 from wyrmling.serve.engine import Engine
 from wyrmling.serve.follow import Follower
 from wyrmling.serve.foreman import Foreman
@@ -37,6 +40,9 @@ from wyrmling.serve.pool import DRAIN_SECONDS, Engines, Member, Pool
 from wyrmling.serve.service import Service
 from wyrmling.serve.workshop import Workshop
 
+if TYPE_CHECKING:
+    from wyrmling.serve.upstream import Gate, Upstream
+
 
 def serve(
     project: Project | None,
@@ -45,6 +51,7 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     quantize: Quantize | None = None,
+    adapters: Mapping[str, str] | None = None,
     follow: bool = False,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT. Prints a curl line that works on stdout once it answers.
@@ -52,35 +59,85 @@ def serve(
     project  where settings, keys, usage and feedback are; None for a model folder outside any project
     model    a model folder, or a registered name
     follow   True: the champion of the model's name is meant, so when another becomes it, that one is served
-    host, port, quantize   None: as the project's settings say; port 0 takes a free one
+    host, port, quantize, adapters   None: as the project's settings say; port 0 takes a free one
     Raises   BadSetting for an open address without keys; BadInput for a port in use; GateRefused for a changed model
     """
     settings = Serve() if project is None else project.settings.serve
-    if quantize is not None:
-        settings = settings.model_copy(update={"quantize": quantize})
+    asked = {"quantize": quantize, "adapters": adapters}
+    settings = settings.model_copy(update={name: value for name, value in asked.items() if value is not None})
     host, port = host or settings.host, settings.port if port is None else port
+    folder = Path.cwd() if project is None else project.root
     with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
         found = find(model, store)
         with Meter() if project is None else project.meter() as meter:
             device = _prepare(Machine() if project is None else project.settings.machine)
-            loaded = load_checked(found, device=device, quantize=settings.quantize)
+            loaded, tuned, served = load_with_adapters(found, settings, folder, device)
             cost = meter.cost()
         watts = cost.wh * 3600 / cost.seconds
         say(f"{found.name}: {found.folder}, digest {found.digest[:12]}; answers checked against the trained model's")
         metrics = Metrics(found.name)
-        engine = new_engine(loaded, settings, metrics)
-        service = Service(loaded, engine, store, metrics, settings, watts, meter.tariff)
-        folder = Path.cwd() if project is None else project.root
+        engine = new_engine(loaded, settings, metrics, tuned)
+        service = Service(loaded, engine, store, metrics, settings, watts, meter.tariff, adapters=served)
         if project is not None:
             service = replace(service, feedback=project.settings.feedback)
             service = with_workshop(service, Workshop(project, store), device)
-        load = loader(service, device) if follow else None
+        # Adapters are of one base, so with them the model stays what it was at the start.
+        load = loader(service, device) if follow and not served else None
         Server(service, host, listener, AccessLog(settings.access_log, folder), follow=load).run()
 
 
-def new_engine(loaded: Loaded, settings: Serve, metrics: Metrics) -> Engine:
+def serve_behind(
+    project: Project | None, model: str, url: str, *, host: str | None = None, port: int | None = None
+) -> None:
+    """Put this server's keys, limits, usage and feedback in front of another one with the OpenAI API.
+
+    model    its name here, and there unless the other server has a single model
+    url      of the other server, up to and including /v1; its key is taken from WYRMLING_ENGINE_KEY
+    Raises   UsageError when the extra is missing; BadInput when the other server does not answer; else as `serve`
+    """
+    try:
+        from wyrmling.serve import upstream
+    except ImportError as error:
+        raise UsageError("another engine needs an HTTP client", fix='pip install "wyrmling[upstream]"') from error
+    settings, machine = Serve() if project is None else project.settings.serve, Machine()
+    host, port = host or settings.host, settings.port if port is None else port
+    with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
+        key = os.environ.get("WYRMLING_ENGINE_KEY")
+        metrics = Metrics(model)
+        front = upstream.connect(url.rstrip("/"), model, key=key, store=store, metrics=metrics, settings=settings)
+        if project is not None:
+            machine = project.settings.machine
+            front = replace(front, tariff=project.meter().tariff, feedback=project.settings.feedback)
+        front = replace(front, watts=machine.watts or 0.0)
+        say(f"{front.name}: {front.remote} at {front.url}; what it answers can't be checked here")
+        root = Path.cwd() if project is None else project.root
+        Server(front, host, listener, AccessLog(settings.access_log, root)).run()
+
+
+def load_with_adapters(
+    found: Found, settings: Serve, root: Path, device: str
+) -> tuple[Loaded, Adapters | None, dict[str, Loaded]]:
+    """The model, checked; and its adapters, which are put on before its weights are rounded."""
+    if not settings.adapters:
+        return load_checked(found, device=device, quantize=settings.quantize), None, {}
+    loaded = load_checked(found, device=device)
+    adapters, served = put_on(loaded, settings.adapters, root, rounded=settings.quantize is not None)
+    if settings.quantize is not None:
+        quantize_checked(found.folder, loaded.model, settings.quantize)
+    return loaded, adapters, served
+
+
+def new_engine(loaded: Loaded, settings: Serve, metrics: Metrics, adapters: Adapters | None = None) -> Engine:
     """An engine as the settings want it, not started yet."""
-    return Engine(loaded, max_sequences=settings.max_sequences, max_queue=settings.max_queue, metrics=metrics)
+    return Engine(
+        loaded,
+        max_sequences=settings.max_sequences,
+        max_queue=settings.max_queue,
+        metrics=metrics,
+        prefill_tokens=settings.prefill_tokens,
+        prefix_bytes=settings.prefix_cache_mb * 1_000_000,
+        adapters=adapters,
+    )
 
 
 def with_workshop(service: Service, workshop: Workshop, device: str) -> Service:
@@ -114,7 +171,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        service: Service,
+        service: Service | Upstream,
         host: str,
         listener: socket.socket,
         log: AccessLog,
@@ -123,8 +180,11 @@ class Server(uvicorn.Server):
     ) -> None:
         self._service, self._listener = service, listener
         self._address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
-        app = create_app(service, loopback=is_loopback(host), log=log)
-        self._follower = None if follow is None else Follower(service, follow, app.use)
+        routes = ROUTES if isinstance(service, Service) else service.routes
+        app = create_app(service, loopback=is_loopback(host), log=log, routes=routes)
+        self._follower: Follower | None = None
+        if follow is not None and isinstance(service, Service):
+            self._follower = Follower(service, follow, app.use)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -157,8 +217,8 @@ class Server(uvicorn.Server):
                 engines.join()
 
     @property
-    def _engines(self) -> list[Engine | Engines]:
-        own: Engine | Engines = self._follower or self._service.engine
+    def _engines(self) -> list[Engine | Engines | Gate]:
+        own: Engine | Engines | Gate = self._follower or self._service.engine
         return [own] if self._service.pool is None else [own, self._service.pool]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -166,7 +226,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         needs_key = bool(self._service.store.list_keys())
         say(f"listening on {self._address}; stop with Ctrl-C")
-        print(curl_line(self._service.loaded, self._address, needs_key=needs_key), flush=True)
+        line = curl_line(self._service.name, self._service.example, self._address, needs_key=needs_key)
+        print(line, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal lets answers finish; a second Ctrl-C stops at once. Neither is an error."""
@@ -208,19 +269,11 @@ def listen(host: str, port: int, store: Store) -> socket.socket:
     return listener
 
 
-def curl_line(loaded: Loaded, address: str, *, needs_key: bool) -> str:
+def curl_line(name: str, example: tuple[str, dict[str, Any]], address: str, *, needs_key: bool) -> str:
     """A command that asks the served model something."""
-    asks: dict[str, tuple[str, dict[str, Any]]] = {
-        "classify": ("classify", {"input": "your text"}),
-        "tag": ("tag", {"input": "your text"}),
-        "embed": ("embeddings", {"input": "your text"}),
-        "generate": ("completions", {"prompt": "Once upon a time", "max_tokens": 64}),
-    }
-    route, body = asks[loaded.job]
-    if loaded.job == "generate" and loaded.chat:
-        route, body = "chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+    route, body = example
     key = ' -H "authorization: Bearer $WYRMLING_API_KEY"' if needs_key else ""
-    data = json.dumps({"model": loaded.found.name, **body})
+    data = json.dumps({"model": name, **body})
     return f"curl {address}/v1/{route}{key} -H 'content-type: application/json' -d '{data}'"
 
 

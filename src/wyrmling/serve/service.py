@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -36,12 +36,45 @@ from wyrmling.serve.turns import Turns
 from wyrmling.serve.workshop import Workshop
 
 Shape = TypeVar("Shape", bound=Wire)
-Handler = Callable[["Service", Request], Awaitable[Response]]
+# Of the service that the routes were made for.
+Handler = Callable[[Any, Request], Awaitable[Response]]
 
 # How long a client may take to send a request that is not a file.
 BODY_SECONDS = 60.0
 
 _log = logging.getLogger("wyrmling.serve")
+
+
+class Front(Protocol):
+    """What accounts for answers: the model of this process behind its engine, or another server."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def settings(self) -> Serve: ...
+    @property
+    def watts(self) -> float: ...
+    @property
+    def tariff(self) -> Tariff: ...
+    @property
+    def feedback(self) -> Feedback: ...
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Free the place of a request."""
+        ...
+
+    def answered_by(self, digest: str) -> Loaded | None:
+        """The model of this process that gave an answer, if it is here."""
+        ...
+
+
+Fronts = TypeVar("Fronts", bound=Front)
 
 
 @dataclass(frozen=True)
@@ -68,6 +101,7 @@ class Service:
     pool      the fine-tuned models in memory; None outside a project
     turns     of the requests for embeddings
     canary    the challenger that answers some of the requests instead; None for none
+    adapters  what answers under the names of the model's adapters
     """
 
     loaded: Loaded
@@ -81,6 +115,7 @@ class Service:
     workshop: Workshop | None = None
     pool: Pool | None = None
     canary: Canary | None = None
+    adapters: Mapping[str, Loaded] = field(default_factory=dict)
     foreman: Foreman | None = None
     turns: Turns = field(default_factory=lambda: Turns(room=64))
     started: int = field(default_factory=lambda: int(time.time()))
@@ -88,6 +123,10 @@ class Service:
     @property
     def name(self) -> str:
         return self.loaded.found.name
+
+    @property
+    def digest(self) -> str:
+        return self.loaded.found.digest
 
     @property
     def names(self) -> set[str]:
@@ -106,7 +145,10 @@ class Service:
         job      what the model must do; None takes any
         Raises   ApiError 404 for a model that does not answer to this caller, 400 when it does another job
         """
-        service = self if model in self.names else await self._fine_tuned(model, caller)
+        if model in self.adapters:
+            service = replace(self, loaded=self.adapters[model])
+        else:
+            service = self if model in self.names else await self._fine_tuned(model, caller)
         if model == self.name and self.canary is not None and self.canary.takes(caller):
             service = self.on(self.canary.member)
         try:
@@ -119,6 +161,15 @@ class Service:
     def on(self, member: Member, canary: Canary | None = None) -> Service:
         """The same service with another model."""
         return replace(self, loaded=member.loaded, engine=member.engine, metrics=member.metrics, canary=canary)
+
+    @property
+    def example(self) -> tuple[str, dict[str, Any]]:
+        """A route and a request that the served model answers."""
+        return self.loaded.example
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Free the place of a request in the batch."""
+        self.engine.cancel(ticket)
 
     def answered_by(self, digest: str) -> Loaded | None:
         """The model that gave an answer, if it is the champion or the challenger."""
@@ -152,10 +203,10 @@ class Service:
 
 
 @dataclass
-class Asked:
+class Asked(Generic[Fronts]):
     """One request while it is answered: its events as they come, and the usage row at the end."""
 
-    service: Service
+    service: Fronts
     endpoint: str
     prefix: str
     caller: Caller
@@ -202,7 +253,7 @@ class Asked:
     def abandon(self, *, prompt_tokens: int, completion_tokens: int, finish: str = "abort") -> None:
         """Free the place of a request nobody waits for any more, and still account for it. Never waits."""
         if self.ticket is not None:
-            self.service.engine.cancel(self.ticket)
+            self.service.give_up(self.ticket)
         if not self.recorded:
             usage = self._usage(prompt_tokens, completion_tokens, finish, "")
             self._loop.run_in_executor(None, self.service.store.add_usage, usage)
@@ -224,7 +275,7 @@ class Asked:
             id=self.id,
             endpoint=self.endpoint,
             model=service.name,
-            model_digest=service.loaded.found.digest,
+            model_digest=service.digest,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             latency_ms=seconds * 1000,
@@ -246,7 +297,15 @@ class Asked:
 
 
 async def read(shape: type[Shape], request: Request) -> Shape:
-    """The request's body as `shape`. Raises ApiError 400, 413 for a body too large, 408 for one too slow."""
+    """The request's body as `shape`. Raises ApiError 400, and what `body_of` raises."""
+    asked = parse(shape, await body_of(request))
+    if isinstance(asked, Harmless):
+        request.state.caller = replace(request.state.caller, user=asked.end_user)
+    return asked
+
+
+async def body_of(request: Request) -> bytes:
+    """The request's body. Raises ApiError 413 for a body too large, 408 for one too slow."""
     limit = request.app.state.service.settings.max_body_bytes
     body = bytearray()
     try:
@@ -257,10 +316,7 @@ async def read(shape: type[Shape], request: Request) -> Shape:
                     raise too_large(limit)
     except TimeoutError:
         raise too_slow(BODY_SECONDS) from None
-    asked = parse(shape, bytes(body))
-    if isinstance(asked, Harmless):
-        request.state.caller = replace(request.state.caller, user=asked.end_user)
-    return asked
+    return bytes(body)
 
 
 def too_large(limit: int) -> ApiError:
