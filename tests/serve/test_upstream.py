@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from wyrmling.config import Serve
+from wyrmling.config import Home, Serve
 from wyrmling.core.errors import BadInput, UsageError
 from wyrmling.core.store import Store
 from wyrmling.flow import engines
@@ -228,14 +228,14 @@ def test_llama_cpp_answers_behind_the_front_as_the_model_does(kitchen, tmp_path)
 def test_an_engine_that_is_none_or_not_running_is_refused(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="there is no engine 'tgi'"):
-        engines.serve(None, "m", "tgi")
+        engines.serve(Home(), "m", "tgi")
     with pytest.raises(UsageError, match=r"has to run already(.|\n)*vllm serve"):
-        engines.serve(None, "m", "vllm")
+        engines.serve(Home(), "m", "vllm")
     with pytest.raises(UsageError, match="decides how weights are rounded"):
-        engines.serve(None, "m", "http://127.0.0.1:1/v1", quantize="int8")
+        engines.serve(Home(), "m", "http://127.0.0.1:1/v1", quantize="int8")
     with pytest.raises(BadInput, match="does not answer as the OpenAI API does"):
-        engines.serve(None, "m", "http://127.0.0.1:1/v1", port=0)
-    assert not engines.serve(None, "m", None)
+        engines.serve(Home(), "m", "http://127.0.0.1:1/v1", port=0)
+    assert not engines.serve(Home(), "m", None)
 
 
 def test_a_single_model_behind_may_have_any_name(tmp_path) -> None:

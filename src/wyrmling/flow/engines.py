@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from wyrmling import config
-from wyrmling.config import Project, Quantize
+from wyrmling.config import Home, Project, Quantize, Serve
 from wyrmling.core.errors import UsageError
 from wyrmling.flow import models
 from wyrmling.flow.export import export
@@ -20,7 +19,7 @@ STARTED_ELSEWHERE = {
 
 
 def serve(
-    folder: Path | None,
+    home: Home,
     model: str,
     engine: str | None,
     *,
@@ -30,12 +29,12 @@ def serve(
 ) -> bool:
     """Serve with another engine until SIGTERM or SIGINT; False, at once, when wyrmling itself is meant.
 
-    folder   of the project. None: the nearest upward, if there is one
+    home     of the project, if there is one
     engine   wyrmling, llama.cpp, or a URL. None: as the project's settings say
     Raises   UsageError for an engine that is none, or one that has to be started first; else as `export` and
              `serve.run.serve_behind`
     """
-    project = _project(folder)
+    project = _project(home)
     engine = engine or (OWN if project is None else project.settings.serve.engine)
     if engine == OWN:
         return False
@@ -57,18 +56,18 @@ def serve(
 
     with tempfile.TemporaryDirectory(prefix="wyrmling-") as temporary:
         out = Path(temporary) / "gguf"
-        project = models.project_of(folder, model)
+        project = models.project_of(home, model)
         export(models.resolve(project, model), to="gguf", out=out, quantize=quantize)
-        settings = config.Serve() if project is None else project.settings.serve
+        settings = Serve() if project is None else project.settings.serve
         started = Engine(out / "model.gguf", sequences=settings.max_sequences)
         run.serve_behind(project, Path(model).name, f"{started.address}/v1", host=host, port=port)
     return True
 
 
-def _project(folder: Path | None) -> Project | None:
-    if folder is not None:
-        return config.load(folder)
+def _project(home: Home) -> Project | None:
     try:
-        return config.load(config.find_project(Path.cwd()))
+        return home.project()
     except UsageError:
+        if home != Home():
+            raise
         return None
