@@ -345,11 +345,14 @@ def tokenizer(
 def train(
     project: Any,
     step: Annotated[str | None, typer.Option(help="Only this [[train]] step.")] = None,
+    accept_data_change: Annotated[
+        bool, typer.Option("--accept-data-change", help="Begin anew where the rows changed under an interrupted step.")
+    ] = False,
 ) -> Answer:
     """Train every step in order, or go on where the last run stopped."""
     from wyrmling.flow import stages
 
-    return Answer(*stages.train_answer(stages.train(project, step)))
+    return Answer(*stages.train_answer(stages.train(project, step, accept_data_change=accept_data_change)))
 
 
 @app.command()

@@ -331,6 +331,8 @@ class TrainStep(Section):
     """Tokens per optimizer step. None: derived."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per forward pass; a smaller value needs less memory and gives the same result. None: derived."""
+    checkpoint_activations: bool | None = None
+    """Keep little for the backward pass and compute it again: less memory, slower. None: where the forecast asks."""
     optimizer: OptimizerName | None = None
     """muon (matrices; AdamW for the rest), adamw, adamw_8bit (moments of a byte; GPU only) or sgd (momentum 0.9). None:
     muon when training from scratch."""
@@ -378,10 +380,16 @@ class TrainStep(Section):
     """Optimizer steps between two looks at the validation rows. None: about ten looks per run."""
     patience: int | None = Field(default=None, ge=1)
     """Looks without improvement after which training stops early. None: never."""
-    save_every_seconds: float = Field(default=60.0, ge=0)
-    """Seconds between two checkpoints; 0 saves after every step."""
+    spike_sigmas: float = Field(default=6.0, ge=0)
+    """A step whose loss or gradient is so many standard deviations above the last 128 is left out; 0: never."""
+    rollbacks: int = Field(default=3, ge=0)
+    """How often training may go back and skip rows when steps in a row had to be left out, before it gives up."""
+    hang_seconds: float = Field(default=60.0, gt=0)
+    """A step that takes 5 times the usual and so many seconds more is reported as hanging."""
+    save_every_seconds: float | None = Field(default=None, ge=0)
+    """Seconds between two checkpoints; 0 saves after every step. None: 60, more where saving takes long."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Resumable checkpoints kept while training."""
+    """Resumable checkpoints kept while training, beside one for rollbacks."""
     track: Trackers = ()
     """Also write the figures of steps.jsonl for tensorboard, mlflow or wandb, below `runs/track`; nothing is sent."""
 
@@ -561,6 +569,8 @@ class Machine(Section):
     """What runs them: processes of this machine, or Ray, which also spreads over others (`wyrmling[ray]`)."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Arithmetic of the matrix products. None: bfloat16 where a short probe finds it faster."""
+    compile: bool | None = None
+    """Compile the model before training (needs a C++ compiler). None: where the run is forecast to take 10 minutes."""
     watts: float | None = Field(default=None, gt=0)
     """Power of the machine under load, in watts, when no meter can be read. None: an estimate from the CPU and GPU."""
     usd_per_hour: float = Field(default=0.0, ge=0)

@@ -1,6 +1,8 @@
 """Checkpoints are whole or absent, verified when read, and a bad one falls back to the one before."""
 
 import resource
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from wyrmling.core.errors import BadInput
 from wyrmling.train import checkpoint
 from wyrmling.train.checkpoint import State
+from wyrmling.train.saving import EVERY_SECONDS, SHARE, Saver
 
 
 def state(step: int) -> State:
@@ -70,6 +73,20 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(
     assert "step-00000002 cannot be used" in said and (damage == "manifest" or file in said)
 
 
+def test_any_flipped_bit_of_the_manifest_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest = checkpoint.save(tmp_path, state(2), keep=3)
+    manifest = newest / checkpoint.MANIFEST
+    content = manifest.read_bytes()
+    for place in range(0, len(content), 7):
+        spoiled = bytearray(content)
+        spoiled[place] ^= 1 << place % 8
+        newest.mkdir(exist_ok=True)
+        manifest.write_bytes(spoiled)
+        assert checkpoint.load_newest(tmp_path) is None, bytes(spoiled[place - 20 : place + 20])
+        checkpoint.save(tmp_path, state(2), keep=3)
+    assert "cannot be used" in capsys.readouterr().err
+
+
 def test_an_unfinished_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(1), keep=2)
     # what a kill in the middle of writing leaves behind
@@ -80,6 +97,80 @@ def test_an_unfinished_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
     assert found is not None and found.step == 1
     checkpoint.save(tmp_path, state(2), keep=2)
     assert not half.exists()
+
+
+def test_the_newest_restore_point_outlives_newer_checkpoints(tmp_path: Path) -> None:
+    every = checkpoint.RESTORE_EVERY
+    for step in (0, 7, every, every + 3, every + 5, every + 6):
+        checkpoint.save(tmp_path, state(step), keep=2)
+    kept = [every, every + 5, every + 6]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in kept]
+    found = checkpoint.load_newest(tmp_path, restore_points=True)
+    assert found is not None and found.step == every
+    checkpoint.discard_after(tmp_path, every)
+    assert [path.name for path in tmp_path.iterdir()] == [f"step-{every:08d}"]
+
+
+def test_a_checkpoint_of_another_format_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = checkpoint.save(tmp_path, state(1), keep=2) / checkpoint.MANIFEST
+    manifest.write_text(manifest.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 1'))
+    assert checkpoint.load_newest(tmp_path) is None
+    assert "written in format 1" in capsys.readouterr().err
+
+
+def test_too_little_room_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    checkpoint.require_room(tmp_path, free // 4, step="tune")
+    with pytest.raises(BadInput, match="checkpoints of train step tune take up to") as error:
+        checkpoint.require_room(tmp_path, 2 * free, step="tune")
+    assert error.value.fix is not None and "keep_checkpoints" in error.value.fix
+
+
+def test_the_predicted_room_is_what_the_files_take(tmp_path: Path) -> None:
+    one = state(1)
+    moments = sum(tensor.nbytes for tensor in one.optimizer.values())
+    # two that are kept, a restore point, and the one being written
+    for step in (0, 1, 3, 5):
+        checkpoint.save(tmp_path, replace(one, step=step, best=one.model), keep=4)
+    took = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    needed = checkpoint.room_needed(one.model, moments, keep=2)
+    # the headers of the files
+    assert needed < took < needed + 4 * 3 * 300
+
+
+def test_weights_that_change_after_the_call_do_not_change_the_checkpoint(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, keep=2, every=0)
+    one = state(5)
+    saver.save(one)
+    for tensor in (*one.model.values(), *one.optimizer.values()):
+        tensor.zero_()
+    saver.wait()
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and same(found, state(5))
+    saver.close()
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    # A file where the checkpoint's folder has to be.
+    (tmp_path / "step-00000005").write_text("")
+    for call in (Saver.due, Saver.wait):
+        saver = Saver(tmp_path, keep=2, every=0)
+        saver.save(state(5))
+        with pytest.raises(NotADirectoryError):
+            call(saver)
+        saver.close()
+
+
+def test_saves_are_rarer_where_they_take_long(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, keep=2, every=None)
+    saver.save(state(5))
+    assert not saver.due()
+    saver._began -= EVERY_SECONDS
+    saver.wait()
+    assert saver.due()
+    saver._took = EVERY_SECONDS * SHARE * 2
+    assert not saver.due()
+    saver.close()
 
 
 def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_to_do(tmp_path: Path) -> None:

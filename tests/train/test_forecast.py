@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wyrmling.config import TrainStep
+from wyrmling.config import Budget, TrainStep
 from wyrmling.core import hardware
 from wyrmling.core.energy import Meter, Tariff
 from wyrmling.core.store import ForecastRecord
@@ -232,6 +232,32 @@ def test_the_work_of_a_step_follows_from_its_rows(project_settings):
     assert found["classify"].outputs == 7
     assert found["classify"].logits == pytest.approx(1 / 20)
     assert found["classify"].length == 20
+
+
+def test_less_is_kept_where_the_memory_asks_for_it_or_the_setting(project_settings):
+    rows = (SourceFacts("pages", "document", 100, 50_000, 400, 400),)
+    facts, shape = Facts(rows, vocab_size=1000), replace(SHAPE, layers=8, context=512)
+
+    def found(room_gb, **settings):
+        step = TrainStep(name="a", objective="causal", batch_tokens=20_000, **settings)
+        derived = derive_step(project_settings, step, shape, facts, scratch=True, first=True)
+        return work_of(step, shape, derived, facts, dtype="float32", room_gb=room_gb)
+
+    free = found(100.0)
+    assert not free.effort.recompute
+    tight = found(memory_gb(free) - 0.01)
+    assert tight.effort.recompute
+    assert memory_gb(tight) < memory_gb(free)
+    assert seconds(tight, RATES) > seconds(free, RATES)
+    assert found(100.0, checkpoint_activations=True) == tight
+    assert found(0.1, checkpoint_activations=False) == free
+
+
+def test_the_room_is_the_budget_or_the_machine(project_settings):
+    machine = hardware.machine().memory_gb
+    assert workload.room_gb(project_settings, "cpu") == machine
+    bound = project_settings.objective.model_copy(update={"budget": Budget(memory_gb=machine / 2)})
+    assert workload.room_gb(project_settings.model_copy(update={"objective": bound}), "cpu") == machine / 2
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def test_forty_rows_are_learned_by_heart(
     made = one_step(objective, source, small, tmp_path, *quick)
     assert made.figures["loss"] < floor
     assert made.figures["steps"] == steps
+    assert 0 < made.figures["wh_per_1k_tokens"] * made.figures["tokens"] / 1000 <= made.cost["wh"]
     assert made.figures["val"]["loss"] < 2
     about = folder.about(made.path)
     assert about is not None and about.objective == objective
@@ -224,6 +225,9 @@ def test_killed_and_stopped_runs_end_with_the_bits_of_an_undisturbed_one(small: 
     (log,) = killed.glob("runs/train/pretrain-*/steps.jsonl")
     logged = [json.loads(line)["step"] for line in log.read_text().splitlines() if '"loss": ' in line and "lr" in line]
     assert logged == list(range(1, STEPS + 1))
+    # Energy is that of all attempts: it never falls.
+    energy = [json.loads(line)["wh"] for line in log.read_text().splitlines() if '"wh"' in line]
+    assert energy == sorted(energy) and energy[0] < energy[-1]
 
 
 def test_training_never_imports_the_compiler_or_other_heavy_libraries(small: Small, tmp_path: Path) -> None:

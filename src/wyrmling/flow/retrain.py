@@ -226,7 +226,8 @@ def _train(mixed: Project, start: Start) -> tuple[Artifact, list[Artifact]]:
     before = [] if start.made is None else [start.made]
     made: list[Artifact] = []
     for step in last_steps(project):
-        made.append(train.run(project, rows, tokens, step, base, earlier=[*before, *made]))
+        # Other rows are what a retraining is for: one that was interrupted on older ones is let lie.
+        made.append(train.run(project, rows, tokens, step, base, earlier=[*before, *made], accept_data_change=True))
         base = made[-1].path / "model"
     records.remember(project, made)
     return rows, made

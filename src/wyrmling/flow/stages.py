@@ -31,9 +31,10 @@ def tokenizer(project: Project) -> Artifact:
     return run.run(project, data(project))
 
 
-def train(project: Project, only: str | None = None) -> list[Artifact]:
+def train(project: Project, only: str | None = None, *, accept_data_change: bool = False) -> list[Artifact]:
     """The artifacts of the training steps up to the last one, or up to the one named `only`.
 
+    accept_data_change   begin anew where an interrupted step was learning from other rows
     Raises   UsageError when there is no step of that name.
     """
     from wyrmling.flow import records
@@ -43,7 +44,7 @@ def train(project: Project, only: str | None = None) -> list[Artifact]:
     if only is not None and only not in names:
         raise UsageError(f"there is no train step {only!r}", fix=f"the steps of this project are: {', '.join(names)}")
     rows = data(project)
-    made = run.run_all(project, rows, tokenizer(project), only=only)
+    made = run.run_all(project, rows, tokenizer(project), only=only, accept_data_change=accept_data_change)
     records.remember(project, made)
     return made
 

@@ -1,4 +1,4 @@
-"""RMSNorm with its gradient by hand.
+"""RMSNorm with its gradient by hand, and sizes that matrix kernels are kept for.
 
 torch has fused kernels for LayerNorm on a CPU but not for RMSNorm, which it takes apart into single operations. With
 the gradient written out a norm takes half the time: 1.6 against 3.4 ms for 4,096 rows of 128, forward and backward.
@@ -12,6 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+def even_size(rows: int) -> int:
+    """The next of eight sizes per power of two: at most an eighth more rows.
+
+    On a CPU, products of bfloat16 matrices run in kernels that oneDNN makes anew for each size and keeps (0.7 MB for
+    those of one batch of a 15M model). With a new number of tokens in every batch, that took 40 % of a step of 290
+    tokens, and memory grew by 10 MB a step.
+    """
+    step = max(8, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // step) * step
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -50,5 +61,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if not torch.is_grad_enabled() and x.dtype == torch.float32:
         # The same sums without a detour through Python: 14 instead of 37 microseconds for one row of 576.
         return F.rms_norm(x, weight.shape, weight, eps)
+    if torch.compiler.is_compiling():
+        # The compiler fuses the plain form, and derives the gradient itself.
+        wide = x.to(_exact(x))
+        return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * weight.to(x.dtype)
     out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out

@@ -24,6 +24,7 @@ from wyrmling.model.design import FAMILIES, Design, FamilyName
 from wyrmling.model.feed_forward import Stacked, feed_forward
 from wyrmling.model.kernels import rms_norm
 from wyrmling.model.positions import Rope, Scaling, rotate
+from wyrmling.model.recompute import recomputed
 
 # Families whose files can't say how many key heads there are or how wide a head is.
 PLAIN_HEADS = ("bloom", "gpt2", "gpt_neox", "bert", "roberta", "distilbert", "modernbert")
@@ -210,13 +211,17 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = HeadsNorm(q, config), HeadsNorm(kv, config)
 
     def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        out_ND: Tensor = self.out(attend(self.layer, self.rule, *self.project(x_ND, rotation)).flatten(1))
+        return out_ND
+
+    def project(self, x_ND: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, normed and turned."""
         heads_NHK = self.qkv(x_ND).view(x_ND.shape[0], -1, self.head_dim)
         q_NHK, k_NGK, v_NGK = torch.split(heads_NHK, [self.heads, self.kv_heads, self.kv_heads], dim=1)
         q_NHK, k_NGK = self.q_norm(q_NHK), self.k_norm(k_NGK)
         if rotation is not None:
             q_NHK, k_NGK = rotate(q_NHK, *rotation), rotate(k_NGK, *rotation)
-        out_ND: Tensor = self.out(attend(self.layer, self.rule, q_NHK, k_NGK, v_NGK).flatten(1))
-        return out_ND
+        return q_NHK, k_NGK, v_NGK
 
 
 class Block(nn.Module):
@@ -245,7 +250,12 @@ class Block(nn.Module):
     def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         attended_ND = self.attention(self.attention_norm(x_ND), rotation, attend)
         x_ND = x_ND + self.drop(self.attention_out_norm(attended_ND))
-        return x_ND + self.drop(self.ffn_out_norm(self.ffn(self.ffn_norm(x_ND))))
+        return x_ND + self.drop(self.feed(x_ND))
+
+    def feed(self, x_ND: Tensor) -> Tensor:
+        """What the feed-forward half adds."""
+        out_ND: Tensor = self.ffn_out_norm(self.ffn(self.ffn_norm(x_ND)))
+        return out_ND
 
     def drop(self, x_ND: Tensor) -> Tensor:
         return F.dropout(x_ND, self.dropout) if self.training and self.dropout else x_ND
@@ -256,8 +266,8 @@ class ParallelBlock(Block):
 
     def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         normed_ND = self.attention_norm(x_ND)
-        for_ffn_ND = normed_ND if isinstance(self.ffn_norm, nn.Identity) else self.ffn_norm(x_ND)
-        return x_ND + self.drop(self.attention(normed_ND, rotation, attend)) + self.drop(self.ffn(for_ffn_ND))
+        for_ffn_ND = normed_ND if isinstance(self.ffn_norm, nn.Identity) else x_ND
+        return x_ND + self.drop(self.attention(normed_ND, rotation, attend)) + self.drop(self.feed(for_ffn_ND))
 
 
 class PostNormBlock(Block):
@@ -265,8 +275,12 @@ class PostNormBlock(Block):
 
     def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         x_ND = self.attention_norm(x_ND + self.drop(self.attention(x_ND, rotation, attend)))
-        out_ND: Tensor = self.ffn_norm(x_ND + self.drop(self.ffn(x_ND)))
+        out_ND: Tensor = self.ffn_norm(x_ND + self.drop(self.feed(x_ND)))
         return out_ND
+
+    def feed(self, x_ND: Tensor) -> Tensor:
+        fed_ND: Tensor = self.ffn(x_ND)
+        return fed_ND
 
 
 BLOCKS = {"pre": Block, "sandwich": Block, "output": Block, "post": PostNormBlock, "parallel": ParallelBlock}
@@ -293,6 +307,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(block(config, layer) for layer in range(config.layers))
         self.final_norm = Norm(width, config) if design.final_norm else nn.Identity()
         self.ropes = [config.rope(layer) for layer in range(config.layers)]
+        self.recompute = False
+        """Keep little of each block for the backward pass and compute the rest again."""
 
     def forward(self, tokens_N: Tensor, segments: Segments, rows_R: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm, (N, D), in the order of the tokens; (R, D) when `rows_R` is given.
@@ -308,7 +324,7 @@ class Transformer(nn.Module):
                 f"{self.config.context}",
                 fix="shorten or split the document",
             )
-        plan = segments.plan(tokens_N.device)
+        plan = segments.plan(tokens_N.device, self.config.width)
         x_PD = self.layers(tokens_N[plan.order_P], plan.positions_P, plan.attend)
         wanted = plan.where_N if rows_R is None else plan.where_N[rows_R]
         hidden: Tensor = self.final_norm(x_PD.index_select(0, wanted))
@@ -318,8 +334,10 @@ class Transformer(nn.Module):
         """The stream after the last block, before the final norm: (P, D) for any layout `attend` understands."""
         rotations = {rope: rope.rotation(positions_P) for rope in self.ropes if rope is not None}
         x_PD = self.embed(tokens_P, positions_P)
+        again = self.recompute and torch.is_grad_enabled()
         for block, rope in zip(self.blocks, self.ropes, strict=True):
-            x_PD = block(x_PD, None if rope is None else rotations[rope], attend)
+            inputs = (x_PD, None if rope is None else rotations[rope], attend)
+            x_PD = recomputed(block, *inputs) if again else block(*inputs)
         return x_PD
 
     def embed(self, tokens_P: Tensor, positions_P: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from wyrmling.config import Project, TrainStep
 from wyrmling.core import hardware
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
-from wyrmling.core.log import warn
+from wyrmling.core.log import say, warn
 from wyrmling.model import folder, sanity, vocabulary
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.design import FamilyName
@@ -40,6 +40,7 @@ from wyrmling.train.optim import Optimizer, parameter_groups
 from wyrmling.train.order import Array
 from wyrmling.train.rivals import RowScores
 from wyrmling.train.sizing import Derived, Facts, Shape
+from wyrmling.train.workload import Work, memory_gb
 
 # Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass.
 VALIDATION_TOKENS = 8192
@@ -197,6 +198,14 @@ def with_dropout(model: Model, dropout: float) -> Model:
     new = Model(replace(model.config, dropout=dropout), model.head_name, n_classes, seed=None)
     new.load_state_dict(model.state_dict(), assign=True)
     return new
+
+
+def recompute(model: Model, work: Work) -> None:
+    """Let the blocks keep little for the backward pass, where the step asks for it or the memory does."""
+    if not work.effort.recompute or isinstance(model, Foreign):
+        return
+    model.body.recompute = True
+    say(f"  what is cheap is computed again in the backward pass: about {memory_gb(work):.2g} GB are needed")
 
 
 def optimizer_for(model: Model, derived: Derived, adapters: Adapters | None) -> Optimizer:

@@ -1,18 +1,22 @@
 """Resumable training state on disk: whole or absent, verified when read; a bad one falls back to the one before.
 
 `step-<n>/` holds `model.safetensors` (what is trained), `optimizer.safetensors`, sometimes `best.safetensors`,
-`state.json`, and a
-`MANIFEST.json` with the size and sha256 of each, written last. The order of the data and every random draw are
-functions of the step, so the state needs no random generator and no position in the data.
+`state.json`, and a `MANIFEST.json` with the size and sha256 of each, written last. The order of the data and every
+random draw are functions of the step, so the state needs no random generator and no position in the data.
+
+A save has two halves. `write` hands the tensors to the operating system, which is their only copy: nothing is held
+twice in memory. `seal` waits for the disk, hashes, and renames; it takes most of the time and reads nothing that
+training changes, so train/saving.py runs it in a thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,13 @@ from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.core.log import warn
 
 MANIFEST = "MANIFEST.json"
-FORMAT = 1
+FORMAT = 2
+# The state of every so many steps is saved, and the newest such one kept, for a rollback to go to. A step number
+# decides, not the clock: a run that rolls back is then the same however often it was interrupted.
+RESTORE_EVERY = 200
+# The disk must have this much more than the checkpoints are expected to take.
+ROOM_MARGIN = 1.1
+GB = 1e9
 
 
 @dataclass
@@ -52,41 +62,62 @@ class State:
 
 
 def save(folder: Path, state: State, *, keep: int) -> Path:
-    """Write `state` as `folder/step-<n>`, then remove all but the newest `keep`.
+    """Write `state` as `folder/step-<n>`, then remove all but the newest `keep` and the newest restore point.
 
     Raises   BadInput when the disk is full; the checkpoints that were there stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{state.step:08d}"
-    temporary = folder / f"{final.name}.tmp"
+    return seal(write(folder, state), keep=keep)
+
+
+def write(folder: Path, state: State) -> Path:
+    """The files of `state` in `folder/step-<n>.tmp`, not yet durable. Raises BadInput when the disk is full."""
+    temporary = folder / f"{_name(state.step)}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        _write(temporary, state)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if _is_disk_full(error):
-            raise BadInput(
-                f"the disk is too full for the checkpoint of step {state.step}",
-                where=folder,
-                fix="free some space and run the same command again; it goes on from the checkpoint before",
-            ) from error
-        raise
-    # The same step may be saved twice: after a resume, or when the last step is both due and final.
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    sync_folder(folder)
-    for old in _folders(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    with _whole_or_absent(temporary):
+        temporary.mkdir(parents=True)
+        _save_tensors(state.model, temporary / "model.safetensors")
+        _save_tensors(state.optimizer, temporary / "optimizer.safetensors")
+        if state.best is not None:
+            _save_tensors(state.best, temporary / "best.safetensors")
+        numbers = {k: v for k, v in vars(state).items() if k not in ("model", "optimizer", "best")}
+        (temporary / "state.json").write_text(json.dumps(numbers, indent=1))
+    return temporary
+
+
+def seal(temporary: Path, *, keep: int) -> Path:
+    """Make what `write` wrote a checkpoint. Raises BadInput when the disk is full."""
+    final, folder = temporary.with_suffix(""), temporary.parent
+    with _whole_or_absent(temporary):
+        files = {file.name: _entry(file) for file in sorted(temporary.iterdir())}
+        write_durably(temporary / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+        # The same step may be saved twice: after a resume, or when the last step is both due and final.
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync_folder(folder)
+    found = _folders(folder)
+    points = [one for one in found if _step(one) % RESTORE_EVERY == 0]
+    for old in found[keep:]:
+        if old not in points[:1]:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def load_newest(folder: Path, *, base: str = "") -> State | None:
+def discard_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of steps after `step`, which a rollback undoes."""
+    for found in _folders(folder):
+        if _step(found) > step:
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def load_newest(folder: Path, *, base: str = "", restore_points: bool = False) -> State | None:
     """The newest state that verifies, or None when there is none. A bad one is named in a warning and removed.
 
-    base   digest of the model whose frozen weights it must belong to
+    base             digest of the model whose frozen weights it must belong to
+    restore_points   only those that a rollback goes to
     """
     for found in _folders(folder):
+        if restore_points and _step(found) % RESTORE_EVERY:
+            continue
         try:
             state = _read(found)
             if state.base != base:
@@ -98,37 +129,71 @@ def load_newest(folder: Path, *, base: str = "") -> State | None:
     return None
 
 
-def _write(folder: Path, state: State) -> None:
-    _save_tensors(state.model, folder / "model.safetensors")
-    _save_tensors(state.optimizer, folder / "optimizer.safetensors")
-    if state.best is not None:
-        _save_tensors(state.best, folder / "best.safetensors")
-    numbers = {k: v for k, v in _shallow(state).items() if k not in ("model", "optimizer", "best")}
-    write_durably(folder / "state.json", json.dumps(numbers, indent=1).encode())
-    files = {file.name: _entry(file) for file in sorted(folder.iterdir())}
-    write_durably(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+def room_needed(model: Mapping[str, Tensor], moments: int, *, keep: int) -> int:
+    """Bytes that the checkpoints of a run take at most: those kept, a restore point, and the one being written.
+
+    model     the trained weights; the best ones may lie beside the newest
+    moments   bytes of what the optimizer remembers
+    """
+    return (keep + 2) * (2 * sum(tensor.nbytes for tensor in model.values()) + moments)
 
 
-def _shallow(state: State) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+def require_room(folder: Path, needed: int, *, step: str) -> None:
+    """Raises   BadInput when the disk has less than `needed` bytes and a tenth, those of older checkpoints counted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(folder).free + there
+    if free < ROOM_MARGIN * needed:
+        raise BadInput(
+            f"the checkpoints of train step {step} take up to {needed / GB:.2g} GB, the disk has {free / GB:.2g} GB",
+            where=folder,
+            fix=f"free some space, or set train.{step}.keep_checkpoints = 1",
+        )
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+@contextlib.contextmanager
+def _whole_or_absent(temporary: Path) -> Iterator[None]:
+    """Remove what could not be written; a full disk is an error that says so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if _is_disk_full(error):
+            raise BadInput(
+                f"the disk is too full for the checkpoint of step {_step(temporary.with_suffix(''))}",
+                where=temporary.parent,
+                fix="free some space and run the same command again; it goes on from the checkpoint before",
+            ) from error
+        raise
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, str(path))
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
 
 
 def _entry(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
     return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 
 def _read(folder: Path) -> State:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files = dict(manifest["files"])
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = {name: {key: entry[key] for key in ("bytes", "sha256")} for name, entry in manifest["files"].items()}
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptArtifact(f"it has no readable {MANIFEST}", where=folder) from error
+    if version != FORMAT:
+        raise CorruptArtifact(f"it was written in format {version}, not {FORMAT}", where=folder)
     verify_files(folder, files)
     best = folder / "best.safetensors"
     return State(
@@ -143,7 +208,7 @@ def _folders(folder: Path) -> list[Path]:
     """Finished checkpoints, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((f for f in folder.glob("step-*") if f.suffix != ".tmp" and f.is_dir()), reverse=True)
+    return sorted((f for f in folder.glob("step-*") if f.suffix == "" and f.is_dir()), reverse=True)
 
 
 def _is_disk_full(error: Exception) -> bool:

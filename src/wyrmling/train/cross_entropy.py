@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from wyrmling.model.kernels import even_size
 
 # Rows whose logits exist at one time: 512 x 32,768 float32 logits are 64 MiB.
 CHUNK_ROWS = 512
@@ -62,8 +65,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight = weight_VD.to(compute)
         for start in range(0, len(targets_N), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            hidden, targets = hidden_ND[rows].to(compute), targets_N[rows]
-            logits = (hidden @ weight.T).to(wide)
+            targets = targets_N[rows]
+            hidden = _even(hidden_ND[rows].to(compute))
+            logits = (hidden @ weight.T)[: len(targets)].to(wide)
             if bias_V is not None:
                 logits += bias_V
             slope = None
@@ -84,9 +88,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits -= smoothing / logits.shape[-1]
             if slope is not None:
                 logits.mul_(slope)
-            grad_logits = logits.to(compute)
+            grad_logits = _even(logits.to(compute))
             if grad_hidden is not None:
-                grad_hidden[rows] = grad_logits @ weight
+                grad_hidden[rows] = (grad_logits @ weight)[: len(targets)]
             if grad_weight is not None:
                 grad_weight += grad_logits.T @ hidden
             if grad_bias is not None:
@@ -107,6 +111,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _even(rows: Tensor) -> Tensor:
+    """With rows of zeros up to a number of rows that other batches have too, where kernels are kept for each."""
+    if rows.dtype != torch.bfloat16 or rows.device.type != "cpu":
+        return rows
+    return F.pad(rows, (0, 0, 0, even_size(len(rows)) - len(rows)))
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:

@@ -26,6 +26,7 @@ class Effort:
     added       weights beside the model's that move
     frozen      bytes that a weight of the blocks takes, when it does not move
     once        tokens that go through the body once, before the first step
+    recompute   only outputs of matrix products and attention are kept; the rest is computed again
     """
 
     forward: float = 1.0
@@ -37,6 +38,7 @@ class Effort:
     added: int = 0
     frozen: float = 4.0
     once: float = 0.0
+    recompute: bool = False
 
 
 EVERYTHING = Effort()

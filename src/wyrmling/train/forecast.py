@@ -19,7 +19,7 @@ from wyrmling.core.hardware import Rates
 from wyrmling.core.store import ForecastRecord, Store
 from wyrmling.train import sizing
 from wyrmling.train.sizing import Derived, Facts, Shape
-from wyrmling.train.workload import Work, memory_gb, seconds, total_flops, work_of
+from wyrmling.train.workload import Work, memory_gb, room_gb, seconds, total_flops, work_of
 
 Quantity = Literal["minutes", "memory_gb", "kwh"]
 QUANTITIES: tuple[Quantity, ...] = ("minutes", "memory_gb", "kwh")
@@ -254,10 +254,11 @@ def works(
     scratch = shape is None
     sizes = shape or sizing.derive_model(settings, project.steps, facts)
     arithmetic = hardware.dtype(facts.device, settings.machine.dtype)
+    room = room_gb(settings, facts.device)
     found = {}
     for number, step in enumerate(project.steps):
         derived = sizing.derive_step(settings, step, sizes, facts, scratch=scratch, first=number == 0)
-        work = work_of(step, sizes, derived, facts, dtype=arithmetic, validation_tokens=validation_tokens)
+        work = work_of(step, sizes, derived, facts, dtype=arithmetic, validation_tokens=validation_tokens, room_gb=room)
         found[step.name] = derived, work
     return found
 

@@ -20,8 +20,9 @@ class Journal:
     """
 
     def __init__(self, path: Path, step_done: int, trackers: Sequence[Tracker] = ()) -> None:
+        self._path, self._trackers = path, trackers
         path.write_text("".join(_lines_up_to(path, step_done)), encoding="utf-8")
-        self._file, self._trackers = path.open("a", encoding="utf-8"), trackers
+        self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
         return self
@@ -33,8 +34,14 @@ class Journal:
         for tracker in self._trackers:
             tracker.close()
 
+    def undo_after(self, step: int) -> None:
+        """Remove the lines of later steps, which are done again. Trackers keep them."""
+        self._file.close()
+        self._path.write_text("".join(_lines_up_to(self._path, step)), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+
     def write(self, line: dict[str, Any]) -> None:
-        """line: {"step": n, ...figures} of a step, or {"step": n, "val": {...}} of a look."""
+        """line: {"step": n, ...figures} of a step; with "val": {...} of a look; or "rollback": {...} to step n."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for tracker in self._trackers:
@@ -44,7 +51,7 @@ class Journal:
 def _lines_up_to(path: Path, step: int) -> list[str]:
     """The lines of an earlier attempt without those of steps that are done again."""
     kept = []
-    if path.is_file() and step:
+    if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 if json.loads(line)["step"] <= step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Generator
@@ -10,27 +11,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from wyrmling.core.errors import WyrmlingError
 from wyrmling.core.log import warn
 from wyrmling.model.heads import Model
 from wyrmling.train.batches import Batch
 from wyrmling.train.objectives import LossFunction
 from wyrmling.train.optim import Optimizer, clip
+from wyrmling.train.prefetch import Feed
 
-# Steps in a row whose loss or gradient is not a number; each is left out, the next one ends the run.
-MAX_BAD_STEPS = 3
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 class Step(NamedTuple):
     """One finished optimizer step.
 
     number     counts from 1
-    loss       mean over the step's targets, in nats; not a number when the step was left out
+    loss       mean over the step's targets, in nats
     targets    learned tokens, labels or tags
     tokens     input tokens
     rate       the schedule's share of the peak learning rate
     grad_norm  before clipping, over the clipped groups
-    left_out   True when the loss or a gradient was not finite and the weights stayed as they were
+    left_out   why the weights stayed as they were; empty when they moved
     """
 
     number: int
@@ -40,62 +40,82 @@ class Step(NamedTuple):
     rate: float
     grad_norm: float
     seconds: float
-    left_out: bool
+    left_out: str
 
 
 def steps(
     model: Model,
     optimizer: Optimizer,
     loss: LossFunction,
-    batch_of: Callable[[int], list[Batch]],
+    feed: Feed,
     *,
     first: int,
     last: int,
     schedule: Callable[[int], float],
     seed: int,
     max_norm: float,
-    bad_in_a_row: int = 0,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    judge: Callable[[float, float], str],
+    autocast: Autocast = nullcontext,
 ) -> Generator[Step, None, None]:
     """Train from step `first` to step `last`, yielding after each.
 
-    batch_of      the micro-batches of a step
+    feed          the micro-batches of a step; smaller ones when the memory does not hold them
     schedule      share of the peak learning rate at a step
     seed          of dropout; each step draws from (seed, step), so nothing has to be saved to go on
     max_norm      clipping of the AdamW groups; 0 = off. Muon's updates have a fixed size already
-    bad_in_a_row  steps left out just before `first`, when going on after an interruption
-    Raises        WyrmlingError after more than MAX_BAD_STEPS steps in a row without a finite loss and gradient
+    judge         says of loss and gradient norm why the step must be left out; "" when it may move the weights
     """
-    device = next(model.parameters()).device
     model.train()
     for number in range(first, last + 1):
         began = time.monotonic()
-        torch.manual_seed(step_seed(seed, number))
-        batches = [batch.to(device) for batch in batch_of(number)]
-        loss_sum, targets = accumulate(model, loss, batches, autocast)
-        finite = math.isfinite(loss_sum)
-        norm = 0.0
-        if finite and targets > 0:
+        loss_sum, targets, tokens = _gradients(model, optimizer, loss, feed, number, step_seed(seed, number), autocast)
+        mean, norm, left_out, rate = math.nan, 0.0, "", schedule(number)
+        if targets:
+            mean = loss_sum / targets
             scale(optimizer, 1 / targets)
-            norm = clip(_clipped(optimizer), max_norm)
-            finite = math.isfinite(norm) and _all_finite(optimizer.gradients(rule="muon"))
-        rate = schedule(number)
-        if finite and targets > 0:
-            optimizer.step(rate)
+            norm = clip(optimizer.gradients(but="muon"), max_norm)
+            left_out = judge(mean, norm if _all_finite(optimizer.gradients(rule="muon")) else math.nan)
+            if not left_out:
+                optimizer.step(rate)
         optimizer.zero_grad()
-        bad_in_a_row = 0 if finite else bad_in_a_row + 1
-        mean = loss_sum / targets if targets else math.nan
-        tokens = sum(len(batch.tokens) for batch in batches)
-        yield Step(number, mean, targets, tokens, rate, norm, time.monotonic() - began, not finite)
-        if not finite:
-            _report_bad(number, bad_in_a_row, mean)
+        yield Step(number, mean, targets, tokens, rate, norm, time.monotonic() - began, left_out)
+
+
+def _gradients(
+    model: Model,
+    optimizer: Optimizer,
+    loss: LossFunction,
+    feed: Feed,
+    number: int,
+    seed: int,
+    autocast: Autocast,
+) -> tuple[float, int, int]:
+    """(loss sum, target count, input tokens) of a step; where the memory is too small, in micro-batches of half."""
+    device = next(model.parameters()).device
+    batches = feed.step(number)
+    while True:
+        torch.manual_seed(seed)
+        try:
+            total, count = accumulate(model, loss, [batch.to(device) for batch in batches], autocast)
+            return total, count, sum(len(batch.tokens) for batch in batches)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out of the handler, whose traceback held the values of the forward pass.
+        optimizer.zero_grad()
+        _free()
+        batches = feed.halve(number)
+        warn(
+            f"step {number} did not fit into the memory: done again, and from here on, in micro-batches of "
+            f"{feed.batches.micro_batch_tokens} tokens; what it learns stays the same"
+        )
 
 
 def accumulate(
     model: Model,
     loss: LossFunction,
     batches: list[Batch],
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    autocast: Autocast = nullcontext,
 ) -> tuple[float, int]:
     """(loss sum, target count) over the micro-batches; the gradients of the sum are left in the parameters."""
     total, count = 0.0, 0
@@ -121,19 +141,20 @@ def step_seed(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
 
 
-def _clipped(optimizer: Optimizer) -> list[torch.Tensor]:
-    return optimizer.gradients(but="muon")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had; on a CPU torch says so in a plain RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _free() -> None:
+    """Give memory that nothing uses back, before asking again."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _all_finite(gradients: list[torch.Tensor]) -> bool:
-    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
-
-
-def _report_bad(step: int, in_a_row: int, loss: float) -> None:
-    if in_a_row > MAX_BAD_STEPS:
-        raise WyrmlingError(
-            f"{in_a_row} steps in a row had no finite loss or gradient (step {step}: loss {loss:g})",
-            where=f"step {step}",
-            fix="lower the learning rate of this train step, or look for broken rows in its sources",
-        )
-    warn(f"step {step} had no finite loss or gradient and was left out ({in_a_row} in a row)")
+    """Sums of squares are finite when all of their terms are; one number to wait for instead of one per matrix."""
+    return not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))

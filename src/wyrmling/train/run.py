@@ -14,22 +14,25 @@ from wyrmling.core import artifact, resolve
 from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
+from wyrmling.train import same_rows
 
 if TYPE_CHECKING:
     from wyrmling.train.assemble import Look
 
-VERSION = 3
+VERSION = 4
 
 # Settings of a step that change how it is run, but not what comes out.
-_NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints", "track"}
+_NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints", "hang_seconds", "checkpoint_activations", "track"}
 
 
-def run_all(project: Project, data: Artifact, tokens: Artifact, only: str | None = None) -> list[Artifact]:
+def run_all(
+    project: Project, data: Artifact, tokens: Artifact, only: str | None = None, *, accept_data_change: bool = False
+) -> list[Artifact]:
     """The artifacts of the project's steps in order, up to the step named `only`; each starts from the one before."""
     base = folder.locate_base(project)
     made: list[Artifact] = []
     for step in project.steps:
-        made.append(run(project, data, tokens, step, base, earlier=made))
+        made.append(run(project, data, tokens, step, base, earlier=made, accept_data_change=accept_data_change))
         base = made[-1].path / "model"
         if step.name == only:
             break
@@ -45,23 +48,28 @@ def run(
     *,
     earlier: list[Artifact] | None = None,
     on_look: Callable[[Look], None] | None = None,
+    accept_data_change: bool = False,
 ) -> Artifact:
     """The artifact of one step: found when nothing it depends on has changed, else trained or taken up again.
 
     base     the model folder to start from; None starts from random weights
     earlier  the steps before it, whose cost counts against the budget
     on_look  is told of each look at the validation rows, and may end the run by raising
-    Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal
+    accept_data_change   begin anew where an interrupted run of this step was learning from other rows
+    Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal; BadInput when
+             the rows have changed under an interrupted run
     """
     key = _key(project, data, tokens, step, base)
     if (done := artifact.find(project.runs, key)) is not None:
         return done
+    same_rows.require(project.runs, key, accept=accept_data_change)
     from wyrmling.train import few_shot
     from wyrmling.train.assemble import Job
     from wyrmling.train.fit import fit
 
     meter = project.meter()
     with artifact.create(project.runs, key, meter, resume=True) as draft:
+        same_rows.remember(draft.path, key)
         job = Job(
             project=project,
             step=step,
@@ -94,5 +102,6 @@ def _key(project: Project, data: Artifact, tokens: Artifact, step: TrainStep, ba
         "seed": settings.seed,
         "device": settings.machine.device,
         "dtype": settings.machine.dtype,
+        "compile": settings.machine.compile,
     }
     return Key("train", step.name, inputs=inputs, settings=shaping, version=VERSION)

@@ -280,7 +280,10 @@ def derive_step(
     _check_optimizer(step, optimizer, facts)
     rates = _learning_rates(step, shape, optimizer, scratch, first, why)
     batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
-    micro = min(step.micro_batch_tokens or _micro_batch_tokens(settings, shape, facts, why), batch_tokens)
+    # A step is about as long as asked; one pass should hold it even when it is a document longer.
+    micro = step.micro_batch_tokens or min(
+        _micro_batch_tokens(settings, shape, facts, why), batch_tokens + shape.context
+    )
     steps = _steps(step, tokens, batch_tokens, why)
     dropout = _dropout(step, why)
     return Derived(

@@ -6,9 +6,9 @@ docs/plan.md has the formulas and how well they did; train/forecast.py adds unce
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from wyrmling.config import OptimizerName, TrainObjective, TrainStep
+from wyrmling.config import OptimizerName, Settings, TrainObjective, TrainStep
 from wyrmling.core import hardware
 from wyrmling.core.hardware import Rates
 from wyrmling.train.effort import EVERYTHING, NF4_BYTES, Effort, effort_of
@@ -77,15 +77,20 @@ def work_of(
     *,
     dtype: hardware.Dtype,
     validation_tokens: float = 0,
+    room_gb: float = math.inf,
 ) -> Work:
-    """The work of one step. validation_tokens: scored at each look; 0 when there are no validation rows."""
+    """The work of one step.
+
+    validation_tokens   scored at each look; 0 when there are no validation rows
+    room_gb             memory there is; work that would need more keeps less for the backward pass
+    """
     rows = facts.of(step)
     tokens, count = sum(s.tokens for s in rows), sum(s.rows for s in rows)
     length = min(shape.context, tokens / max(1, count))
     # Every token of a document predicts or is predicted, but: masked learns the hidden ones, classify one row per text.
     share = {"masked": step.mask_rate, "classify": 1 / max(1.0, length)}.get(step.objective, 1.0)
     outputs = {"classify": facts.labels, "tag": facts.tags}.get(step.objective, shape.vocab_size)
-    return Work(
+    plain = Work(
         objective=step.objective,
         shape=shape,
         steps=derived.steps,
@@ -102,6 +107,17 @@ def work_of(
         effort=effort_of(step, shape, dtype=dtype, tokens=tokens + validation_tokens),
         dropout=derived.dropout > 0,
     )
+    asked = step.checkpoint_activations
+    if memory_gb(plain) > room_gb if asked is None else asked:
+        return replace(plain, effort=replace(plain.effort, recompute=True))
+    return plain
+
+
+def room_gb(settings: Settings, device: hardware.Device) -> float:
+    """Memory that training may take: the budget, else what the device has."""
+    machine = hardware.machine()
+    has = machine.gpus[0].memory_gb if device == "cuda" and machine.gpus else machine.memory_gb
+    return min(has, settings.objective.budget.memory_gb or math.inf)
 
 
 def moved_parameters(work: Work) -> float:
@@ -127,12 +143,16 @@ def total_flops(work: Work) -> float:
     return flops_per_token(work) * work.batch_tokens * work.steps
 
 
-def activation_bytes(shape: Shape, dtype: hardware.Dtype) -> float:
+def activation_bytes(shape: Shape, dtype: hardware.Dtype, *, recompute: bool = False) -> float:
     """Bytes that the forward pass keeps per token and layer for the backward pass.
 
     The coefficients are counted on our own block by saved-tensor hooks; tests/train/test_forecast.py counts them again.
+    With `recompute` they are a block's input and the outputs of its matrices and of attention.
     """
     q, kv, d, f = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.width, shape.ffn
+    if recompute:
+        outputs = 2 * d + (2 if shape.gated else 1) * f + 2 * q + 2 * kv
+        return 4 * d + (4 if dtype == "float32" else 2) * outputs
     return 20 * d + 16 * f + 12 * q + 8 * kv if dtype == "float32" else 22 * d + 8 * f + 6 * q + 4 * kv
 
 
@@ -144,6 +164,9 @@ def seconds(work: Work, rates: Rates) -> float:
     body = MATMUL * (2 * shape.body_parameters + 4 * shape.layers * shape.heads * shape.head_dim * work.length) / flops
     low_rank = 6 * MATMUL * effort.added / flops
     moved = MOVED / 3 * activation_bytes(shape, work.dtype) * shape.layers / rates.copy
+    if effort.recompute:
+        # What is cheap to compute is computed a second time: the moved bytes of one more forward pass.
+        moved *= (train + 1) / train
     head = 6 * HEAD * shape.width * work.outputs / flops + LOGITS_MOVED * 4 * work.outputs / rates.copy
     micro_batches = math.ceil(work.batch_tokens / work.micro_batch_tokens)
     calls_per_layer = CALLS_PER_LAYER[work.device] * train / 3 * (LOW_RANK_CALLS if effort.added else 1)
@@ -184,7 +207,7 @@ def memory_gb(work: Work) -> float:
     held = weights + 4 * moved + moments
     # Without a backward pass a layer's values go as the next one's come.
     layers = max(1.0, shape.layers * effort.kept)
-    kept = work.micro_batch_tokens * layers * activation_bytes(shape, work.dtype)
+    kept = work.micro_batch_tokens * layers * activation_bytes(shape, work.dtype, recompute=effort.recompute)
     if work.dtype == "bfloat16":
         kept += 2 * effort.moved * shape.body_parameters
     logits = LOGITS_HELD * 4 * work.outputs * min(LOSS_ROWS, work.micro_batch_tokens * work.logits)

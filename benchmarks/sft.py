@@ -1,0 +1,204 @@
+"""Supervised fine-tuning beside TRL's SFTTrainer: the same random model, tokenizer, rows, epochs and rows per step.
+
+    python benchmarks/sft.py FOLDER --peer PYTHON [--rows 400] [--size 15M] [--only packed]
+
+FOLDER   holds instruction-data.json (a list of {instruction, input, output})
+PYTHON   the interpreter of an environment of its own with trl (`pip install trl==1.16.0`)
+
+Each run is a process of its own that loads the model, prepares the rows, trains one epoch with AdamW on batches of
+about 8 rows, and saves. "loop" is the time of the steps alone, "process" that of the whole program; tokens are real
+ones, without padding. Peak memory is the kernel's record of the process.
+
+wyrmling   as it is, with the data stage done before: it tokenises nothing here, the peer does, which "process" includes
+defaults   SFTConfig as it comes: batches of 8 padded rows, bf16, gradient checkpointing
+packed     the same with packing
+float32    packed, without bf16 and without gradient checkpointing: what the peer's best could be where bf16 is slow
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROWS_PER_STEP, CONTEXT = 8, 512
+
+PROJECT = """
+name = "sft"
+objective = {{ task = "answer" }}
+
+[data.sources.rows]
+path = "rows.jsonl"
+prompt = "prompt"
+response = "response"
+
+[data.clean]
+pii = "keep"
+
+[data.dedup]
+exact = false
+near = false
+
+[data.split]
+val = 0.0
+test = 0.0
+
+[tokenizer]
+vocab_size = 4096
+
+[model]
+size = "{size}"
+context = {context}
+
+[[train]]
+name = "start"
+objective = "causal"
+steps = 1
+lr = 1e-9
+
+[[train]]
+name = "tune"
+objective = "sft"
+epochs = 1
+optimizer = "adamw"
+lr = 2e-5
+batch_tokens = {batch_tokens}
+"""
+
+PEER = """
+import json, sys, time
+began = time.monotonic()
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+model, rows, out, more = sys.argv[1:5]
+rows = [json.loads(line) for line in open(rows)]
+said = lambda role, text: [{"role": role, "content": text}]
+rows = [{"prompt": said("user", r["prompt"]), "completion": said("assistant", r["response"])} for r in rows]
+config = SFTConfig(
+    output_dir=out, use_cpu=True, num_train_epochs=1, save_strategy="no", report_to="none", disable_tqdm=True,
+    **json.loads(more),
+)
+trainer = SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows))
+done = trainer.train()
+trainer.save_model(out)
+tokens = max(line.get("num_tokens", 0) for line in trainer.state.log_history)
+peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
+print("RESULT", json.dumps({
+    "tokens": tokens, "loop": done.metrics["train_runtime"], "steps": trainer.state.global_step, "peak": peak / 1e9,
+    "loss": done.metrics["train_loss"],
+}))
+"""
+
+OURS = """
+import json, sys
+from pathlib import Path
+from wyrmling import config
+from wyrmling.flow import stages
+made = stages.train(config.load(Path(sys.argv[1])), sys.argv[2])[-1]
+lines = [json.loads(line) for line in (made.path / "steps.jsonl").read_text().splitlines()]
+n = made.figures["steps"]
+peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
+print("RESULT", json.dumps({
+    "tokens": made.figures["tokens"], "steps": n, "peak": peak / 1e9, "loss": made.figures["loss"],
+    "loop": (lines[-1]["seconds"] - lines[0]["seconds"]) * n / (n - 1), "dtype": made.figures["dtype"],
+}))
+"""
+
+PEERS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "packed": {"packing": True, "max_length": CONTEXT},
+    "float32": {"packing": True, "max_length": CONTEXT, "bf16": False, "gradient_checkpointing": False},
+}
+
+
+class Run(NamedTuple):
+    tokens: int
+    loop: float
+    process: float
+    peak: float
+    steps: int
+    loss: float
+
+    def line(self, name: str) -> str:
+        return (
+            f"{name:<9} {self.steps:>4} steps  {self.tokens:>7,} tokens  loop {self.loop:>6.1f} s "
+            f"{self.tokens / self.loop:>7,.0f} tokens/s  process {self.process:>6.1f} s "
+            f"{self.tokens / self.process:>7,.0f} tokens/s  peak {self.peak:.2f} GB  loss {self.loss:.3f}"
+        )
+
+
+def measured(command: list[str]) -> Run:
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    took = time.monotonic() - began
+    found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode or found is None:
+        sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    said = json.loads(found[1])
+    return Run(said["tokens"], said["loop"], took, said["peak"], said["steps"], said["loss"])
+
+
+def rows(folder: Path, count: int) -> list[dict[str, str]]:
+    raw = json.loads((folder / "instruction-data.json").read_text(encoding="utf-8"))[:count]
+    return [
+        {"prompt": "\n\n".join(filter(None, (row["instruction"], row["input"]))), "response": row["output"]}
+        for row in raw
+    ]
+
+
+def prepared(root: Path, material: list[dict[str, str]], size: str) -> Path:
+    """The random model, trained for one step of next to no length; the project around it is ready for the other."""
+    from wyrmling import config
+    from wyrmling.flow import stages
+    from wyrmling.tokenizer.tokens import TokenStore
+
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in material), encoding="utf-8")
+    file = root / "wyrmling.toml"
+    file.write_text(PROJECT.format(size=size, context=CONTEXT, batch_tokens=1000))
+    project = config.load(root)
+    store = TokenStore.open(stages.tokenizer(project).path, "train")
+    mean = float(store.rows["length"].mean())
+    file.write_text(PROJECT.format(size=size, context=CONTEXT, batch_tokens=round(ROWS_PER_STEP * mean)))
+    start = stages.train(config.load(root), "start")[-1]
+    if len(store) != len(material):
+        sys.exit(f"the data stage kept {len(store)} of {len(material)} rows: the two would not learn the same")
+    print(f"{len(store)} rows of {mean:.0f} tokens, {start.figures['parameters']:,} weights")
+    return start.path / "model"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--size", default="15M")
+    parser.add_argument("--only", action="append", choices=list(PEERS))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        model = prepared(root, rows(options.folder, options.rows), options.size)
+        ours = measured([sys.executable, "-c", OURS, str(root), "tune"])
+        print(ours.line("wyrmling"), flush=True)
+        for kind in options.only or PEERS:
+            out = str(root / f"peer-{kind}")
+            peer = measured(
+                [options.peer, "-c", PEER, str(model), str(root / "rows.jsonl"), out, json.dumps(PEERS[kind])]
+            )
+            print(peer.line(kind))
+            loop = (ours.tokens / ours.loop) / (peer.tokens / peer.loop)
+            process = (ours.tokens / ours.process) / (peer.tokens / peer.process)
+            print(
+                f"  ratios: loop {loop:.2f}, process {process:.2f}, peak memory {ours.peak / peer.peak:.2f}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
