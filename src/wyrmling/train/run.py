@@ -69,7 +69,6 @@ def run(
 
     meter = project.meter()
     with artifact.create(project.runs, key, meter, resume=True) as draft:
-        same_rows.remember(draft.path, key)
         job = Job(
             project=project,
             step=step,
@@ -84,6 +83,7 @@ def run(
         if step.method == "few-shot":
             few_shot.fit(job, data, draft)
         else:
+            same_rows.remember(draft.path, key)
             fit(job, draft, meter)
     return draft.done
 
