@@ -77,6 +77,16 @@ def test_a_change_is_seen_under_its_own_name(name: str, change: dict) -> None:
     assert signal.value > signal.threshold and signal.p < 0.01
 
 
+def test_rows_that_a_signal_does_not_apply_to_are_left_out() -> None:
+    """Half of the traffic demands a form, and only of that half it is told how much breaks it."""
+    free, demanded = window(200, 1), window(200, 2)
+    pairs = enumerate(zip(free, demanded, strict=True))
+    usage = [one if i % 2 else replace(two, formatted=i < 100 or i % 4 == 0) for i, (one, two) in pairs]
+    found = drift.look(usage, [], SETTINGS)
+    (signal,) = (one for one in found.signals if one.name == "format_failure_rate")
+    assert (signal.reference, signal.current, signal.alarm) == (0.0, 0.5, True)
+
+
 def test_more_corrections_are_drift_and_fewer_are_none() -> None:
     usage = window(200, 3)
     worse = drift.look(usage, corrected(usage[:5] + usage[150:]), SETTINGS)

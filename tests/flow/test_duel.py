@@ -24,7 +24,9 @@ def gold(n: int = N) -> list[str]:
     return [LABELS[i % 4] for i in range(n)]
 
 
-def evaluation(folder: Path, name: str, predicted: list[str], *, difference=(0.0, -0.01, 0.01), lines=(), **figures):
+def evaluation(
+    folder: Path, name: str, predicted: list[str], *, difference=(0.0, -0.01, 0.01), lines=(), learned=0, **figures
+):
     """An evaluation of a classifier whose answers are these."""
     path = folder / name
     path.mkdir()
@@ -40,6 +42,7 @@ def evaluation(folder: Path, name: str, predicted: list[str], *, difference=(0.0
             "gold": gold(n),
             "predicted": predicted,
             "probabilities": near.tolist(),
+            "near_train": ["same" if i < learned else None for i in range(n)],
         }
     )
     pq.write_table(table.replace_schema_metadata({"labels": json.dumps(LABELS)}), path / "predictions.parquet")
@@ -162,6 +165,16 @@ def test_frozen_feedback_that_was_right_stays_right(tmp_path, data, broken, fixe
     assert f"{broken} of 40 frozen items newly wrong (2 allowed), {fixed} newly right" in condition.text
     strict = duel.judge(evidence(data, *both, new_frozen=frozen[0], old_frozen=frozen[1]), Retrain(new_failures=0))
     assert statuses(strict)["regressions"] == ("PASS" if broken == 0 else "FAIL")
+
+
+def test_frozen_feedback_that_the_projects_own_rows_repeat_is_no_test(tmp_path, data):
+    right = gold(40)
+    frozen = evaluation(tmp_path, "nf", ["a" if x != "a" else "b" for x in right[:10]] + right[10:], learned=10)
+    both = evaluation(tmp_path, "new", gold()), evaluation(tmp_path, "old", gold())
+    before = evaluation(tmp_path, "of", right)
+    found = duel.judge(evidence(data, *both, new_frozen=frozen, old_frozen=before), SETTINGS)
+    condition = next(one for one in found if one.name == "regressions")
+    assert condition.status == "PASS" and "0 of 30 frozen items" in condition.text and "10 stand in" in condition.text
 
 
 @pytest.mark.parametrize(("wrong", "status"), [(0, "PASS"), (12, "PASS"), (40, "FAIL")])

@@ -63,6 +63,19 @@ def test_one_answer_may_be_preferred_over_another_to_the_same_prompt(talker) -> 
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "preferred_over")
 
 
+def test_an_answer_that_breaks_the_demanded_form_is_counted(talker) -> None:
+    def formatted(**more: object) -> bool | None:
+        body = {"model": talker.service.name, "messages": [{"role": "user", "content": "tea?"}], **more}
+        answer = talker.post("/v1/chat/completions", body)
+        assert answer.status_code == 200, answer.text
+        return talker.service.store.find_usage(answer.json()["id"]).formatted
+
+    assert formatted(max_tokens=2) is None
+    assert formatted(max_tokens=1, response_format={"type": "json_object"}) is False
+    form = {"type": "json_schema", "json_schema": {"name": "yes", "strict": True, "schema": {"const": "yes"}}}
+    assert formatted(max_tokens=60, response_format=form) is True
+
+
 def test_the_last_look_for_drift_is_among_the_metrics(sorter) -> None:
     signal = {"name": "words", "value": 0.75, "threshold": 0.6, "alarm": True}
     Reviews(sorter.service.store).keep_drift("drift", {"signals": [signal], "alarms": ["words"]})

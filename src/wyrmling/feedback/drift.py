@@ -61,10 +61,16 @@ class Drift:
 
 @dataclass(frozen=True)
 class _Look:
-    """How a signal is read from the rows of both windows; None where no row has it."""
+    """How a signal is read from the rows of both windows.
+
+    statistic   None where the rows hold no difference that could be one
+    applies     whether a row has it; the others are left out
+    shown       what a window shows of it
+    """
 
     kind: str
     statistic: Callable[[Sequence[Usage]], Statistic | None]
+    applies: Callable[[Usage], bool] = lambda row: True
     shown: Callable[[Sequence[Usage]], float | None] = lambda rows: None
 
 
@@ -89,6 +95,9 @@ def look(usage: Iterable[Usage], said: Iterable[Said], settings: Settings) -> Dr
 
 
 def _signal(name: str, one: _Look, reference: list[Usage], current: list[Usage], alpha: float) -> Signal | None:
+    reference, current = ([row for row in window if one.applies(row)] for window in (reference, current))
+    if min(len(reference), len(current)) < LEAST_ROWS // 2:
+        return None
     statistic = one.statistic([*reference, *current])
     if statistic is None:
         return None
@@ -105,54 +114,47 @@ def _looks(said: Sequence[Said]) -> dict[str, _Look]:
     return {
         "correction_rate": _rate(lambda row: row.id in corrected),
         "thumbs_down_rate": _rate(lambda row: row.id in minded),
-        "format_failure_rate": _rate(lambda row: None if row.formatted is None else not row.formatted),
+        "format_failure_rate": _rate(lambda row: not row.formatted, lambda row: row.formatted is not None),
         "cut_off_rate": _rate(lambda row: row.finish_reason == "length"),
-        "labels": _Look("shares", _labels),
+        "labels": _Look("shares", _labels, lambda row: bool(row.labels)),
         "confidence": _number(lambda row: row.confidence),
         "prompt_tokens": _number(lambda row: float(row.prompt_tokens)),
         "answer_tokens": _number(lambda row: float(row.completion_tokens)),
         "tokens_per_character": _number(lambda row: row.prompt_tokens / row.chars if row.chars else None),
-        "words": _Look("domain", _words),
+        "words": _Look("domain", _words, lambda row: row.sketch is not None),
     }
 
 
-def _rate(flag: Callable[[Usage], bool | None]) -> _Look:
+def _rate(flag: Callable[[Usage], bool], applies: Callable[[Usage], bool] = lambda row: True) -> _Look:
     def statistic(rows: Sequence[Usage]) -> Statistic | None:
-        flags = [flag(row) for row in rows]
-        if not any(flags) or None in flags:
-            return None
-        return permutation.rise(np.array(flags, dtype=np.float64))
+        flags_N = np.array([flag(row) for row in rows], dtype=np.float64)
+        return permutation.rise(flags_N) if flags_N.any() else None
 
-    def shown(rows: Sequence[Usage]) -> float:
-        return sum(bool(flag(row)) for row in rows) / len(rows)
-
-    return _Look("rate", statistic, shown)
+    return _Look("rate", statistic, applies, lambda rows: sum(map(flag, rows)) / len(rows))
 
 
 def _number(value: Callable[[Usage], float | None]) -> _Look:
+    def values(rows: Sequence[Usage]) -> list[float]:
+        return [number for row in rows if (number := value(row)) is not None]
+
     def statistic(rows: Sequence[Usage]) -> Statistic | None:
-        values = [value(row) for row in rows]
-        if None in values or len(set(values)) < 2:
-            return None
-        return permutation.kolmogorov(np.array(values, dtype=np.float64))
+        found = values(rows)
+        return permutation.kolmogorov(np.array(found, dtype=np.float64)) if len(set(found)) > 1 else None
 
-    def shown(rows: Sequence[Usage]) -> float | None:
-        values = [number for row in rows if (number := value(row)) is not None]
-        return sum(values) / len(values) if values else None
-
-    return _Look("distribution", statistic, shown)
+    return _Look(
+        "distribution", statistic, lambda row: value(row) is not None, lambda rows: sum(values(rows)) / len(rows)
+    )
 
 
 def _labels(rows: Sequence[Usage]) -> Statistic | None:
-    first = [row.labels[0] if row.labels else "" for row in rows]
+    first = [row.labels[0] for row in rows if row.labels]
     names = {name: place for place, name in enumerate(dict.fromkeys(first))}
     if len(names) < 2:
         return None
     return permutation.shares(np.array([names[name] for name in first], dtype=np.int64))
 
 
-def _words(rows: Sequence[Usage]) -> Statistic | None:
+def _words(rows: Sequence[Usage]) -> Statistic:
     from wyrmling.feedback.domain import domain
 
-    sketches = [row.sketch for row in rows if row.sketch is not None]
-    return domain(sketches) if len(sketches) == len(rows) else None
+    return domain([row.sketch for row in rows if row.sketch is not None])

@@ -70,6 +70,9 @@ class Job:
 
     async def record(self) -> None:
         cut_off = any(choice.finish == "length" for choice in self.choices)
+        if any(question.sampling is not None and question.sampling.grammar is not None for question in self.questions):
+            # The grammar keeps the form; only an answer that is cut off breaks it.
+            self.asked.formatted = not cut_off
         await self.asked.record(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
