@@ -30,8 +30,7 @@ SETTINGS = ("train.pretrain.save_every_seconds=0", "model.layers=2", "model.widt
 def interrupted(root: Path) -> Path:
     """A project whose first step was stopped in the middle; the folder of its checkpoints."""
     wyrmling = [sys.executable, "-m", "wyrmling"]
-    init = [*wyrmling, "init", str(root), "--example", "support-desk", "--quiet"]
-    subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*wyrmling, "init", str(root), "--example", "support-desk", "--quiet"], check=True)
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [*wyrmling, "train", "--project", str(root), "--step", "pretrain", "--quiet", *sets]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -20,13 +20,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import get_args
-
-from wyrmling.config import TrainObjective
 
 PROJECT = """
 name = "resume"
-objective = {{ task = "{task}" }}
+objective = {{ task = "answer" }}
 
 [data.sources.rows]
 path = "{file}"
@@ -64,7 +61,6 @@ PEOPLE = ("Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Frances", "Joh
 PLACES = ("London", "Boston", "Vienna", "Zurich", "Austin", "Turin", "Oslo", "Lisbon")
 WHO_WHAT_WHERE = [(who, what, PLACES[i % 8]) for i, who in enumerate(PEOPLE) for what in THINGS]
 
-TASKS = {"causal": "complete", "masked": "classify", "sft": "answer", "classify": "classify", "preference": "answer"}
 # The rows of each run, as its file and the columns that say what they are.
 ROWS = {
     "causal": [{"text": f"{who} took the {what} to {where} and back again."} for who, what, where in WHO_WHAT_WHERE],
@@ -91,7 +87,7 @@ COLUMNS = {
 def project(root: Path, kind: str, steps: int) -> None:
     root.mkdir()
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]), encoding="utf-8")
-    text = PROJECT.format(file="rows.jsonl", columns=COLUMNS[kind], objective=kind, task=TASKS[kind], steps=steps)
+    text = PROJECT.format(file="rows.jsonl", columns=COLUMNS[kind], objective=kind, steps=steps)
     (root / "wyrmling.toml").write_text(text, encoding="utf-8")
 
 
@@ -145,8 +141,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    there = [kind for kind in ("causal", "sft", "preference") if kind in get_args(TrainObjective)]
-    parser.add_argument("--runs", nargs="+", choices=list(ROWS), default=there)
+    parser.add_argument("--runs", nargs="+", choices=list(ROWS), default=["causal", "sft", "preference"])
     options = parser.parse_args()
     chance = random.Random(options.seed)
     equal = met = 0

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from wyrmling import __version__
+from wyrmling.core import ranks
 from wyrmling.core.errors import UsageError, WyrmlingError
 
 app = typer.Typer(
@@ -96,8 +97,12 @@ def verb(function: Callable[..., Answer]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**options: Any) -> None:
         shared = {name: options.pop(name) for name in SHARED}
+        if "command" in options:
+            # What `launch` runs has the shared options too, wherever they stand.
+            options["command"] += _spelled(shared)
         run = functools.partial(_call, function, wants, shared, options)
-        sys.exit(_finish(run, as_json=shared["as_json"], quiet=shared["quiet"], debug=shared["debug"]))
+        as_json = shared["as_json"] or "--json" in options.get("command", ())
+        sys.exit(_finish(run, as_json=as_json, quiet=shared["quiet"], debug=shared["debug"]))
 
     parameters = own + [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -107,6 +112,13 @@ def verb(function: Callable[..., Answer]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def _spelled(shared: dict[str, Any]) -> list[str]:
+    """The shared options that were given, as a command line has them."""
+    words = [] if shared["project"] is None else ["--project", str(shared["project"])]
+    words += [word for override in shared["overrides"] or () for word in ("--set", override)]
+    return words + [f"--{name}" for name in ("quiet", "debug") if shared[name]] + ["--json"] * shared["as_json"]
 
 
 def _call(
@@ -124,12 +136,18 @@ def _finish(run: Callable[[], Answer], *, as_json: bool, quiet: bool, debug: boo
     """Run a verb and print what it gave or what went wrong; the exit code."""
     from wyrmling.core import log
 
-    log.voice.quiet, log.voice.debug = quiet, debug
+    log.voice.quiet, log.voice.debug = quiet or not ranks.first(), debug
+    ranks.forget()
+    if not ranks.first():
+        # Of several processes the first speaks.
+        log.voice.kept = []
     try:
         answer = run()
     except WyrmlingError as error:
         if debug:
             raise
+        if (code := ranks.leave(error)) is not None:
+            return code
         if as_json:
             _print(json.dumps({"error": {"message": error.what, "where": error.where, "fix": error.fix}}))
         print(f"error: {error}", file=sys.stderr)
@@ -143,12 +161,16 @@ def _finish(run: Callable[[], Answer], *, as_json: bool, quiet: bool, debug: boo
     except Exception as error:
         if debug:
             raise
-        print(
-            f"error: this is a fault in wyrmling: {type(error).__name__}: {error}\n"
-            "  fix:   run the same command with --debug and report what it prints",
-            file=sys.stderr,
+        fault = WyrmlingError(
+            f"this is a fault in wyrmling: {type(error).__name__}: {error}",
+            fix="run the same command with --debug and report what it prints",
         )
+        if (code := ranks.leave(fault)) is not None:
+            return code
+        print(f"error: {fault}", file=sys.stderr)
         return 1
+    if not ranks.first():
+        return answer.exit_code
     if as_json:
         _print(json.dumps(answer.document, ensure_ascii=False, default=str))
     elif answer.text:
@@ -353,6 +375,30 @@ def train(
     from wyrmling.flow import stages
 
     return Answer(*stages.train_answer(stages.train(project, step, accept_data_change=accept_data_change)))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@verb
+def launch(
+    command: Annotated[
+        list[str], typer.Argument(metavar="VERB [OPTIONS]", help="train or run, as it is called alone.")
+    ],
+    processes: Annotated[int | None, typer.Option(help="On each node. Default: launch.processes.", min=1)] = None,
+    nodes: Annotated[int | None, typer.Option(help="Default: launch.nodes.", min=1)] = None,
+    rendezvous: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Default: launch.rendezvous.")] = None,
+    node: Annotated[
+        int | None, typer.Option(help="Which node this is, from 0. Default: as Slurm or Kubernetes says.")
+    ] = None,
+    restarts: Annotated[int, typer.Option(help="Start again after a process died, at most so often.", min=0)] = 0,
+) -> Answer:
+    """Train in several processes, on one node or many: wyrmling launch --processes 8 train --project DIR."""
+    from wyrmling.flow import launching
+
+    place = launching.nodes(command, processes, nodes, rendezvous, node, restarts)
+    launching.train(command, place)
+    if command[0] != "train" and place.number == 0:
+        app(command, prog_name="wyrmling")
+    return Answer()
 
 
 @app.command()

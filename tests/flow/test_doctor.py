@@ -47,6 +47,12 @@ def test_a_broken_project_file_is_missing_something(tmp_path):
     assert "MISSING" in text
 
 
+def test_gpus_that_one_process_leaves_idle_are_named_with_the_command_that_uses_them():
+    assert list(doctor.idle_gpus(1)) == []
+    (finding,) = doctor.idle_gpus(8)
+    assert finding.status == "slow" and finding.fix == "wyrmling launch --processes 8 train"
+
+
 def test_a_missing_source_is_named_with_its_remedy(folder):
     finding = found(folder, 'data.sources.tickets.path="gone.csv"')["sources"]
     assert finding.status == "missing"

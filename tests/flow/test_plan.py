@@ -56,6 +56,17 @@ def test_the_text_names_stages_limits_and_reasons(folder):
         assert part in text
 
 
+def test_the_text_says_how_several_processes_would_share_the_model(folder):
+    assert "launch" not in planned(folder).text()
+    assert "4 processes, ddp: 4 copies" in planned(folder, "launch.processes=4").text()
+    settings = ("launch.processes=4", "launch.nodes=2", 'launch.strategy="hsdp"', "launch.tensor=2")
+    assert (
+        "8 processes, hsdp: 2 copies x 2 shards x 2 tensor-parallel ranks (as set)" in planned(folder, *settings).text()
+    )
+    with pytest.raises(BadSetting, match=r"launch\.tensor = 3 does not divide 4 processes"):
+        planned(folder, "launch.processes=4", "launch.tensor=3")
+
+
 def test_more_passes_are_forecast_to_take_longer(folder):
     few, many = (planned(folder, f"train.tune.epochs={n}").total.minutes.value for n in (2, 40))
     assert many > few

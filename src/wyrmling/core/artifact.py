@@ -199,6 +199,13 @@ def create(runs: Path, key: Key, meter: Meter, *, resume: bool = False) -> Itera
         draft.artifact = Artifact(path=final, manifest=manifest)
 
 
+@contextlib.contextmanager
+def assist(runs: Path, key: Key, meter: Meter, *, resume: bool = False) -> Iterator[Draft]:
+    """The draft that another process of the same run creates: to read from, and to leave files that it knows of."""
+    with meter:
+        yield Draft(path=key.work(runs))
+
+
 def _manifest(key: Key, draft: Draft, meter: Meter) -> dict[str, Any]:
     files = {}
     for file in sorted(p for p in draft.path.rglob("*") if p.is_file() and p.name != MANIFEST):

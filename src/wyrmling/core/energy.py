@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wyrmling.core import counters
+from wyrmling.core import counters, ranks
 from wyrmling.core.errors import BadSetting
 
 # Estimates for machines without counters, as in codecarbon 3.3: an unknown processor takes 4 W per hardware thread and
@@ -269,6 +269,7 @@ class _Processes(NamedTuple):
 def _processes() -> _Processes:
     """Resident memory and processor time of this process and its living children, and the time of ended ones.
 
+    Where several processes were launched together, of all of them on this node: one of them meters for all.
     Pages that parent and child share are counted in both.
     """
     import psutil
@@ -277,7 +278,10 @@ def _processes() -> _Processes:
     cpu = own.user + own.system + own.children_user + own.children_system
     me = psutil.Process()
     memory = me.memory_info().rss
-    for child in me.children(recursive=True):
+    family = (me.parent() or me) if ranks.launched() else me
+    for child in family.children(recursive=True):
+        if child == me:
+            continue
         try:
             memory += child.memory_info().rss
             times = child.cpu_times()

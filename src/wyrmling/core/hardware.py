@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from wyrmling.core import ranks
 from wyrmling.core.artifact import write_durably
 
 Device = Literal["cpu", "cuda"]
@@ -114,9 +115,12 @@ def available_memory_gb() -> float:
 
 
 def threads() -> int:
-    """CPU threads to compute with: the physical cores, one of them left to the rest above four."""
+    """CPU threads to compute with: the physical cores, one of them left to the rest above four.
+
+    Processes that were launched together share them.
+    """
     cores = machine().cores
-    return cores - 1 if cores > 4 else cores
+    return max(1, (cores - 1 if cores > 4 else cores) // ranks.local_world())
 
 
 def device(wanted: Device | None = None) -> Device:

@@ -138,8 +138,16 @@ def _torch() -> Iterator[Finding]:
         yield Finding("slow", "gpu", f"{names} is not used by this build of torch", "install a CUDA build of torch")
     elif gpus:
         yield Finding("ok", "gpu", ", ".join(f"{gpu.name} ({gpu.memory_gb:.0f} GB)" for gpu in gpus))
+        yield from idle_gpus(len(gpus))
     else:
         yield Finding("ok", "gpu", "none; everything runs on the processor, small models best")
+
+
+def idle_gpus(gpus: int) -> Iterator[Finding]:
+    """What to do with more GPUs than one process uses."""
+    if gpus > 1:
+        what = f"`wyrmling train` uses one of {gpus} GPUs"
+        yield Finding("slow", "processes", what, f"wyrmling launch --processes {gpus} train")
 
 
 def _compiler() -> Finding:

@@ -16,6 +16,7 @@ from wyrmling.flow.ways import Way
 from wyrmling.train import forecast, sizing
 from wyrmling.train.forecast import Forecast, Pricing, Range
 from wyrmling.train.sizing import Derived, Shape
+from wyrmling.train.spread import spread
 
 # The derived numbers that a reader may want to set, by step.
 STEP_NUMBERS = (
@@ -67,6 +68,8 @@ class Plan:
     power: str
     arithmetic: str
     ways: tuple[Way, ...] = ()
+    launch: tuple[str, ...] = ()
+    """How `wyrmling launch` would spread the model, when the project names several processes."""
 
     def document(self) -> dict[str, Any]:
         """The total as {minutes, memory_gb, usd, kwh, kg_co2}, each {value, low, high}; the rest beside it."""
@@ -118,7 +121,7 @@ class Plan:
 
     def _derived(self) -> list[str]:
         shape = self.shape
-        lines = [f"model: {shape.parameters:,} parameters, {self.arithmetic}"]
+        lines = [f"model: {shape.parameters:,} parameters, {self.arithmetic}", *self.launch]
         lines += _reasoned({name: getattr(shape, name) for name in SHAPE_NUMBERS}, shape.reasons)
         for name, step in self.steps.items():
             lines += [f"train.{name}:"]
@@ -182,6 +185,22 @@ def plan(project: Project) -> Plan:
         power=f"{pricing.watts:.0f} W ({pricing.watts_from}), PUE {pricing.tariff.pue:g}",
         arithmetic=hardware.dtype(known.facts.device, settings.machine.dtype),
         ways=tuple(ways.ways(project, known, base, pricing)),
+        launch=tuple(_launched(project, shape)),
+    )
+
+
+def _launched(project: Project, shape: Shape) -> Iterator[str]:
+    """The processes of `[launch]`, on a machine like this one. Raises BadSetting when they can't be dealt out."""
+    asked, gpus = project.settings.launch, hardware.machine().gpus
+    near = asked.processes or max(1, len(gpus))
+    if asked.nodes * near == 1:
+        return
+    on_board = gpus and hardware.device(project.settings.machine.device) == "cuda"
+    memory = gpus[0].memory_gb if on_board else hardware.machine().memory_gb / near
+    found = spread(asked, world=asked.nodes * near, node=near, parameters=shape.parameters, memory_gb=memory)
+    yield (
+        f"wyrmling launch: {asked.nodes * near} processes, {found.strategy}: {found.words()} ({found.reason}); "
+        "the forecast is for one process"
     )
 
 

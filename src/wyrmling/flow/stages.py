@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wyrmling.config import Project, Quantize
+from wyrmling.core import ranks
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import UsageError
 from wyrmling.flow.summary import number
@@ -45,7 +46,8 @@ def train(project: Project, only: str | None = None, *, accept_data_change: bool
         raise UsageError(f"there is no train step {only!r}", fix=f"the steps of this project are: {', '.join(names)}")
     rows = data(project)
     made = run.run_all(project, rows, tokenizer(project), only=only, accept_data_change=accept_data_change)
-    records.remember(project, made)
+    if ranks.first():
+        records.remember(project, made)
     return made
 
 

@@ -17,7 +17,7 @@ import torch
 from torch.utils import deterministic
 
 from wyrmling.config import Project, TrainStep
-from wyrmling.core import hardware
+from wyrmling.core import hardware, ranks
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import say, warn
@@ -40,6 +40,7 @@ from wyrmling.train.optim import Optimizer, parameter_groups
 from wyrmling.train.order import Array
 from wyrmling.train.rivals import RowScores
 from wyrmling.train.sizing import Derived, Facts, Shape
+from wyrmling.train.team import ALONE, Team
 from wyrmling.train.workload import Work, memory_gb
 
 # Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass.
@@ -86,7 +87,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Numerics:
-    """What the arithmetic depends on; a resumed run keeps those it started with."""
+    """What the arithmetic depends on; a run that goes on in as many processes keeps those it started with."""
 
     threads: int
     dtype: Literal["float32", "bfloat16"]
@@ -96,7 +97,7 @@ class Numerics:
 
 
 def numerics_for(project: Project, facts: Facts, state: State | None) -> Numerics:
-    if state is not None:
+    if state is not None and state.progress.get("processes", 1) == ranks.world():
         return Numerics(threads=state.progress["threads"], dtype=state.progress["dtype"])
     return Numerics(threads=facts.threads, dtype=hardware.dtype(facts.device, project.settings.machine.dtype))
 
@@ -208,10 +209,20 @@ def recompute(model: Model, work: Work) -> None:
     say(f"  what is cheap is computed again in the backward pass: about {memory_gb(work):.2g} GB are needed")
 
 
-def optimizer_for(model: Model, derived: Derived, adapters: Adapters | None) -> Optimizer:
-    """The optimizer of the parameters that are trained; it holds nothing about the others."""
+def optimizer_for(model: Model, derived: Derived, adapters: Adapters | None, team: Team = ALONE) -> Optimizer:
+    """The optimizer of the parameters that are trained; it holds nothing about the others.
+
+    team   has placed the model, and knows what this process holds of it
+    Raises   BadSetting for moments that can't be cut as the model is
+    """
+    if team.cut and derived.optimizer == "adamw_8bit":
+        raise BadSetting(
+            "the optimizer adamw_8bit keeps its moments in blocks that can't be cut over processes",
+            where="launch.strategy",
+            fix='set launch.strategy = "ddp", or another optimizer',
+        )
     groups = parameter_groups(
-        dict(model.named_parameters()),
+        team.parameters or dict(model.named_parameters()),
         rule=derived.optimizer,
         lr=derived.lr,
         embedding_lr=derived.embedding_lr,
@@ -220,7 +231,7 @@ def optimizer_for(model: Model, derived: Derived, adapters: Adapters | None) -> 
         weight_decay=derived.weight_decay,
         parts=stacked_parts(model) if adapters is None else adapters.stacked_parts(),
     )
-    return Optimizer(groups)
+    return Optimizer(groups, team.exchange)
 
 
 def batches_for(

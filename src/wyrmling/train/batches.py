@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wyrmling.train.infill import Infill
-from wyrmling.train.order import Array, Mixture, Pieces, Plan, pack, plan_for, split, uniform
+from wyrmling.train.order import Array, Mixture, Pieces, Plan, deal, pack, plan_for, split, uniform
 
 # Targets that are not learned; the value torch's own losses use.
 IGNORED = -100
@@ -45,7 +45,7 @@ class Batch:
     tokens   [N] int64, the model's input
     lengths  tokens of each segment; they sum to N
     targets  [N] int64 for token objectives, [segments] for classify; IGNORED where nothing is learned
-    rows     [segments] index of each segment's row in the store
+    rows     [segments] index of each segment's row in the store; empty in a filler, which nothing is learned from
     """
 
     tokens: Tensor
@@ -55,6 +55,21 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(self.tokens.to(device), self.lengths, self.targets.to(device), self.rows)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are learned from."""
+        return len(self.tokens) if len(self.rows) else 0
+
+    def filler(self) -> Batch:
+        """The first token alone, without a target: for a process that has no batch while others have one."""
+        return Batch(self.tokens[:1], [1], torch.full_like(self.targets[:1], IGNORED), self.rows[:0])
+
+    def with_a_target(self) -> Batch:
+        """The same with something to learn, which must not count."""
+        targets = self.targets.clone()
+        targets[0] = 0
+        return Batch(self.tokens, self.lengths, targets, self.rows)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,8 @@ class Batches:
     ) -> None:
         self.store, self.objective, self.noise, self.infill = store, objective, noise, infill
         self.seed, self.micro_batch_tokens = seed, micro_batch_tokens
+        # Which of several processes this is, that share the micro-batches of a step.
+        self.rank, self.ranks = 0, 1
         self.joined = None if isolate else context
         self.pieces = pieces_of(store, objective, rows, context - (0 if infill is None else infill.ADDED))
         self.plan: Plan | Mixture = plan_for(
@@ -132,7 +149,11 @@ class Batches:
 
     def step(self, step: int) -> list[Batch]:
         """The micro-batches of `step` (from 1), the same whenever and wherever it is asked for."""
-        return [self._batch(units, step) for units in self._micro_batches(self.plan.pieces(step))]
+        indices = self.plan.pieces(step)
+        return [
+            self._batch(units, step) if units else self._batch([indices[:1]], step).filler()
+            for units in self._micro_batches(indices)
+        ]
 
     def everything(self) -> list[Batch]:
         """Every piece once, in the order of the rows, for validation; masks are those of step 0."""
@@ -142,14 +163,19 @@ class Batches:
         return [self._batch(list(part[:, None]), 0) for part in parts]
 
     def _micro_batches(self, indices: Array) -> list[list[Array]]:
-        """Pieces in units of one segment, and units in micro-batches."""
+        """Pieces in units of one segment, and units in micro-batches; of several processes, those of this one."""
         lengths = self.pieces.length[indices]
         # Units are made of the whole step, so that the size of a micro-batch does not change who sees whom.
         units = list(indices[:, None])
         if self.joined is not None:
             units = [indices[chosen] for chosen in pack(lengths.tolist(), self.joined)]
         sizes = [int(self.pieces.length[unit].sum()) for unit in units]
-        return [[units[number] for number in chosen] for chosen in pack(sizes, self.micro_batch_tokens)]
+        bins = (
+            pack(sizes, self.micro_batch_tokens)
+            if self.ranks == 1
+            else deal(sizes, self.micro_batch_tokens, self.ranks)[self.rank :: self.ranks]
+        )
+        return [[units[number] for number in chosen] for chosen in bins]
 
     def _batch(self, units: list[Array], step: int) -> Batch:
         indices = np.concatenate(units)

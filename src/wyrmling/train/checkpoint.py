@@ -28,9 +28,10 @@ from torch import Tensor
 from wyrmling.core.artifact import file_digest, sync_folder, verify_files, write_durably
 from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.core.log import warn
+from wyrmling.train.pieces import Pieces
 
 MANIFEST = "MANIFEST.json"
-FORMAT = 2
+FORMAT = 3
 # The state of every so many steps is saved, and the newest such one kept, for a rollback to go to. A step number
 # decides, not the clock: a run that rolls back is then the same however often it was interrupted.
 RESTORE_EVERY = 200
@@ -71,23 +72,42 @@ def save(folder: Path, state: State, *, keep: int) -> Path:
 
 def write(folder: Path, state: State) -> Path:
     """The files of `state` in `folder/step-<n>.tmp`, not yet durable. Raises BadInput when the disk is full."""
-    temporary = folder / f"{_name(state.step)}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with _whole_or_absent(temporary):
-        temporary.mkdir(parents=True)
-        _save_tensors(state.model, temporary / "model.safetensors")
-        _save_tensors(state.optimizer, temporary / "optimizer.safetensors")
-        if state.best is not None:
-            _save_tensors(state.best, temporary / "best.safetensors")
-        numbers = {k: v for k, v in vars(state).items() if k not in ("model", "optimizer", "best")}
-        (temporary / "state.json").write_text(json.dumps(numbers, indent=1))
+    temporary = begin(folder, state.step)
+    with whole_or_absent(temporary):
+        for kind, tensors in tensors_of(state).items():
+            _save_tensors(tensors, temporary / f"{kind}.safetensors")
+        write_numbers(temporary, state)
     return temporary
+
+
+def begin(folder: Path, step: int) -> Path:
+    """An empty `folder/step-<n>.tmp`."""
+    temporary = being_written(folder, step)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def being_written(folder: Path, step: int) -> Path:
+    return folder / f"{_name(step)}.tmp"
+
+
+def tensors_of(state: State) -> dict[str, Mapping[str, Tensor]]:
+    """What goes into files of tensors, by the beginning of their names."""
+    found = {"model": state.model, "optimizer": state.optimizer, "best": state.best}
+    return {kind: tensors for kind, tensors in found.items() if tensors is not None}
+
+
+def write_numbers(temporary: Path, state: State) -> None:
+    """Everything but the tensors."""
+    numbers = {k: v for k, v in vars(state).items() if k not in ("model", "optimizer", "best")}
+    (temporary / "state.json").write_text(json.dumps(numbers, indent=1))
 
 
 def seal(temporary: Path, *, keep: int) -> Path:
     """Make what `write` wrote a checkpoint. Raises BadInput when the disk is full."""
     final, folder = temporary.with_suffix(""), temporary.parent
-    with _whole_or_absent(temporary):
+    with whole_or_absent(temporary):
         files = {file.name: _entry(file) for file in sorted(temporary.iterdir())}
         write_durably(temporary / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
         # The same step may be saved twice: after a resume, or when the last step is both due and final.
@@ -160,7 +180,7 @@ def _step(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _whole_or_absent(temporary: Path) -> Iterator[None]:
+def whole_or_absent(temporary: Path) -> Iterator[None]:
     """Remove what could not be written; a full disk is an error that says so."""
     try:
         yield
@@ -195,13 +215,28 @@ def _read(folder: Path) -> State:
     if version != FORMAT:
         raise CorruptArtifact(f"it was written in format {version}, not {FORMAT}", where=folder)
     verify_files(folder, files)
-    best = folder / "best.safetensors"
-    return State(
-        **json.loads((folder / "state.json").read_text()),
-        model=load_file(folder / "model.safetensors"),
-        optimizer=load_file(folder / "optimizer.safetensors"),
-        best=load_file(best) if best.name in files else None,
-    )
+    return _state(folder)
+
+
+def read(folder: Path, step: int) -> State:
+    """The state of a step that somebody else has just verified."""
+    return _state(folder / _name(step))
+
+
+def _state(folder: Path) -> State:
+    model, optimizer = _tensors(folder, "model"), _tensors(folder, "optimizer")
+    if model is None or optimizer is None:
+        raise CorruptArtifact("it has no weights", where=folder)
+    numbers = json.loads((folder / "state.json").read_text())
+    return State(**numbers, model=model, optimizer=optimizer, best=_tensors(folder, "best"))
+
+
+def _tensors(folder: Path, kind: str) -> Mapping[str, Tensor] | None:
+    """The tensors of one kind: from the file of one process, or from those of several."""
+    if (file := folder / f"{kind}.safetensors").is_file():
+        return load_file(file)
+    files = sorted(folder.glob(f"{kind}-*.safetensors"))
+    return Pieces(files) if files else None
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -39,7 +39,9 @@ def compiler() -> str | None:
     return named if named else next((name for name in COMPILERS if shutil.which(name)), None)
 
 
-def choose(asked: bool | None, *, minutes: float, found: str | None, recompute: bool, foreign: bool) -> Choice:
+def choose(
+    asked: bool | None, *, minutes: float, found: str | None, recompute: bool, foreign: bool, cut: bool = False
+) -> Choice:
     """Whether to compile.
 
     asked      machine.compile; None lets the forecast decide
@@ -47,12 +49,14 @@ def choose(asked: bool | None, *, minutes: float, found: str | None, recompute: 
     found      a C++ compiler
     recompute  little is kept for the backward pass, which does not go together with it
     foreign    transformers computes the model
+    cut        other processes hold the rest of it
     Raises     BadSetting when it is asked for and can't be done
     """
     obstacle = (
         "no C++ compiler was found" if found is None
         else "the backward pass computes part of the forward pass again" if recompute
         else "transformers computes this model" if foreign
+        else "the model is cut over several processes" if cut
         else None
     )  # fmt: skip
     if asked and obstacle is not None:
@@ -70,15 +74,17 @@ def choose(asked: bool | None, *, minutes: float, found: str | None, recompute: 
     return Choice(True, f"{minutes:.2g} minutes are worth the minute that it takes")
 
 
-def choice_for(project: Project, model: Model, work: Work, forecast: Mapping[str, Mapping[str, float]]) -> Choice:
+def choice_for(
+    project: Project, model: Model, work: Work, forecast: Mapping[str, Mapping[str, float]], *, cut: bool = False
+) -> Choice:
     """`choose` for a model and its forecast: of a run that its budget will cut short, the minutes until then."""
     asked, budget = project.settings.machine.compile, project.settings.objective.budget
     minutes = forecast["minutes"]["value"]
     hours = None if budget.hours is None else 60 * budget.hours / max(minutes, 1e-9)
     limits = ((hours, 1.0), (budget.usd, forecast["usd"]["value"]), (budget.kwh, forecast["kwh"]["value"]))
     minutes *= min([1.0, *(limit / max(value, 1e-12) for limit, value in limits if limit is not None)])
-    foreign = isinstance(model, Foreign)
-    return choose(asked, minutes=minutes, found=compiler(), recompute=work.effort.recompute, foreign=foreign)
+    foreign, recompute = isinstance(model, Foreign), work.effort.recompute
+    return choose(asked, minutes=minutes, found=compiler(), recompute=recompute, foreign=foreign, cut=cut)
 
 
 def switch_on(model: Model, work: Work, *, backend: str = "inductor") -> None:

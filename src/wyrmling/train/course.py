@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator
 from copy import copy
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from wyrmling.core.progress import Bar, bar
 from wyrmling.core.steps import STEPS_FILE
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import checkpoint, same_rows, trackers, trainable
+from wyrmling.train import checkpoint, same_rows, shards, trackers, trainable
 from wyrmling.train.assemble import Job, Look, Numerics
 from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
@@ -38,6 +40,7 @@ from wyrmling.train.saving import Saver
 from wyrmling.train.signals import Stop
 from wyrmling.train.sizing import Derived
 from wyrmling.train.spikes import Judge
+from wyrmling.train.team import Team
 from wyrmling.train.watchdog import watched
 from wyrmling.train.workload import MOMENT_BYTES
 
@@ -64,14 +67,16 @@ class Course:
         frozen: str,
         pace: Pace,
         loss: LossFunction,
+        team: Team,
     ) -> None:
         self.job, self.draft, self.meter = job, draft, meter
         self.model, self.optimizer, self.derived = model, optimizer, derived
         self.progress, self.looks, self.val, self.frozen = progress, looks, val, frozen
-        self.pace, self.loss = pace, loss
-        self.autocast = partial(numerics.autocast, next(model.parameters()).device.type)
+        self.numerics = numerics
+        self.pace, self.loss, self.team = pace, team.evenly(loss), team
+        self.autocast = partial(team.arithmetic, partial(numerics.autocast, team.device))
         self.folder, step = draft.path / CHECKPOINTS, job.step
-        self.saver = Saver(self.folder, keep=step.keep_checkpoints, every=step.save_every_seconds)
+        self.saver = Saver(self.folder, keep=step.keep_checkpoints, every=step.save_every_seconds, team=team)
         self.rows = same_rows.stamp(job.tokens.path)
         self.step_done = 0
 
@@ -83,8 +88,7 @@ class Course:
         if self.progress.micro_batch_tokens is not None:
             self.batches = copy(batches)
             self.batches.micro_batch_tokens = self.progress.micro_batch_tokens
-        told = trackers.opened(self.job.step, self.job.project.runs, self.job.run_id, self._settings())
-        log = Journal(self.draft.path / STEPS_FILE, self.step_done, told)
+        log = self._journal()
         shown = bar(f"train {self.job.step.name}", total=self.derived.steps)
         with contextlib.closing(self.saver), log, shown as at:
             if self.step_done == 0:
@@ -94,6 +98,13 @@ class Course:
             if self.step_done > first - 1:
                 self._save()
             self.saver.wait()
+
+    def _journal(self) -> Journal:
+        """Of several processes, the first keeps it."""
+        if not self.team.first:
+            return Journal(Path(os.devnull), self.step_done)
+        told = trackers.opened(self.job.step, self.job.project.runs, self.job.run_id, self._settings())
+        return Journal(self.draft.path / STEPS_FILE, self.step_done, told)
 
     def _stretch(self, log: Journal, shown: Bar, stop: Stop) -> str:
         """Steps until training ends. Why it must be rolled back, or an empty text when it need not."""
@@ -119,11 +130,14 @@ class Course:
                     return done.left_out
                 if done.number % self.derived.evaluate_every == 0 or done.number == total:
                     self._look(log, done.number)
-                self._end_early(log)
+                self.team.note(self.meter.cost())
+                # What clocks and meters say is decided by one process for all.
+                used_up, due = self.team.same((self._used_up(), self.saver.due()))
+                self._end_early(log, used_up)
                 if progress.stopped is not None or done.number == total:
                     break
                 self._leave_when_asked(stop)
-                if self.saver.due() or done.number % checkpoint.RESTORE_EVERY == 0:
+                if due or done.number % checkpoint.RESTORE_EVERY == 0:
                     self._save()
         return ""
 
@@ -143,6 +157,7 @@ class Course:
             max_norm=step.clip,
             judge=judge,
             autocast=self.autocast,
+            team=self.team,
         )
 
     def _roll_back(self, reason: str, log: Journal) -> None:
@@ -155,12 +170,14 @@ class Course:
                 fix="lower the learning rate of this train step, or look for broken rows in its sources",
             )
         self.saver.wait()
-        state = checkpoint.load_newest(self.folder, base=self.frozen, restore_points=True)
+        state = shards.load_newest(self.folder, self.team, base=self.frozen, restore_points=True)
         if state is None:
             raise CorruptArtifact("no restore point can be read", where=self.folder)
-        checkpoint.discard_after(self.folder, state.step)
+        if self.team.first:
+            checkpoint.discard_after(self.folder, state.step)
+        state = shards.localised(state, self.team)
         trainable.restore(self.model, state.model)
-        self.optimizer = Optimizer(self.optimizer.groups)
+        self.optimizer = Optimizer(self.optimizer.groups, self.optimizer.exchange)
         self.optimizer.load(state.optimizer)
         self.progress = progress_of(state)
         first, last = state.step + 1 + undone.skipped, self.step_done + undone.skipped
@@ -178,21 +195,22 @@ class Course:
             f"{self.progress.rate:g} of what was set ({reason})"
         )
 
-    def _end_early(self, log: Journal) -> None:
+    def _end_early(self, log: Journal, used_up: str | None) -> None:
         """Note why training ends before its last step, if it does."""
         patience, number = self.job.step.patience, self.step_done
         if patience is not None and self.progress.looks_without_gain >= patience:
             self.progress.stopped = "patience"
-        elif number < self.derived.steps and (limit := self._used_up()) is not None:
-            self._end_within(limit, log, number)
+        elif number < self.derived.steps and used_up is not None:
+            self._end_within(used_up, log, number)
 
     def _leave_when_asked(self, stop: Stop) -> None:
-        if stop.signal is None:
+        if not self.team.any(stop.signal is not None):
             return
         self._save()
         self.saver.wait()
         raise Interrupted(
-            f"stopped by {stop.signal} after step {self.step_done} of {self.derived.steps}; the work is saved",
+            f"stopped by {stop.signal or 'a signal'} after step {self.step_done} of {self.derived.steps}; "
+            "the work is saved",
             where=self.draft.path,
             fix="run the same command again to go on",
         )
@@ -234,7 +252,7 @@ class Course:
     def spent(self) -> dict[str, float]:
         """Seconds, Wh, money and CO2 so far, over all attempts."""
         cost, earlier = self.meter.cost().as_dict(), self.draft.earlier_cost
-        return {name: cost[name] + earlier.get(name, 0.0) for name in SPENT}
+        return {name: cost[name] + earlier.get(name, 0.0) + self.team.elsewhere.get(name, 0.0) for name in SPENT}
 
     def _look(self, log: Journal, number: int) -> None:
         """Score the validation rows, if there are any, and keep the weights when they are the best so far."""
@@ -242,7 +260,7 @@ class Course:
         if self.looks is None:
             return
         with self.pace.look():
-            figures = self.figures(self.model, self.looks)
+            figures = self.figures(self.model, self.looks, self.team)
         log.write({"step": number, "val": figures, "look_seconds": round(self.pace.look_seconds, 4)})
         if is_better(objective, figures, progress.best):
             progress.looks_without_gain = 0
@@ -258,7 +276,7 @@ class Course:
             looked = -(-number // self.derived.evaluate_every)
             self.job.on_look(Look(looked, number, figures, self.spent(), rows))
 
-    def figures(self, model: Model, looks: Batches) -> dict[str, float]:
+    def figures(self, model: Model, looks: Batches, team: Team) -> dict[str, float]:
         """What the model makes of the validation rows."""
         rows = np.unique(looks.pieces.row)
         return look(
@@ -268,6 +286,7 @@ class Course:
             n_bytes=int(self.val.rows["n_bytes"][rows].sum()),
             tag_names=self.val.tag_names,
             autocast=self.autocast,
+            team=team,
         )
 
     def _used_up(self) -> str | None:
@@ -317,7 +336,7 @@ class Course:
         )
         keep = self.job.step.keep_checkpoints
         needed = checkpoint.room_needed(trainable.state(self.model), moments, keep=keep)
-        checkpoint.require_room(self.folder, needed, step=self.job.step.name)
+        checkpoint.require_room(self.folder, needed * self.team.parts, step=self.job.step.name)
 
 
 def progress_of(state: State) -> Progress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,7 @@ from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import checkpoint, compiling, features, forecast, guards, outcome, sizing, trainable
+from wyrmling.train import compiling, features, forecast, guards, outcome, shards, sizing, trainable
 from wyrmling.train.assemble import (
     Job,
     batches_for,
@@ -42,6 +42,7 @@ from wyrmling.train.pace import Pace
 from wyrmling.train.progress import Progress
 from wyrmling.train.signals import watch
 from wyrmling.train.sizing import Derived, Facts, Shape
+from wyrmling.train.team import ALONE, join
 from wyrmling.train.workload import room_gb, work_of
 
 FINISHED, FEATURES = "finished.json", "features.f32"
@@ -52,59 +53,83 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
 
     Raises   NothingToLearn or BadSetting before the first step; Interrupted after a signal, with the work saved
     """
-    if _finished_before(draft):
-        return
     settings, step, device = job.project.settings, job.step, hardware.device(job.project.settings.machine.device)
+    team = join(device)
+    if team.same(_finished_before(draft)):
+        return
     train, val = (TokenStore.open(job.tokens.path, split) for split in ("train", "val"))
     tokenizer = Tokenizer.load(job.tokens.path)
     facts = facts_of(job.project, train)
     frozen = "" if job.base is None or step.method == "full" else base_of(job.base).digest
-    state = checkpoint.load_newest(draft.path / CHECKPOINTS, base=frozen)
-    numerics = numerics_for(job.project, facts, state)
+    state = shards.load_newest(draft.path / CHECKPOINTS, team, base=frozen)
+    numerics = team.same(numerics_for(job.project, facts, state))
 
     with exact(numerics, device), watch() as stop:
-        model, shape = model_for(job, facts, train)
-        scratch = settings.model.base == "scratch"
-        derived = sizing.derive_step(settings, step, shape, facts, scratch=scratch, first=job.first)
-        model = with_dropout(model, derived.dropout).to(device)
+        model, shape, derived = team.build(partial(_start, job, facts, train), settings.launch, method=step.method)
         total = sum(p.numel() for p in model.parameters())
         adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
-        optimizer = optimizer_for(model, derived, adapters)
         batches, looks = batches_for(job, train, val, tokenizer, derived, model)
         room = room_gb(settings, facts.device)
         looked_at = _tokens_of(looks)
-        work = work_of(step, shape, derived, facts, dtype=numerics.dtype, validation_tokens=looked_at, room_gb=room)
+        share = replace(derived, batch_tokens=max(1, derived.batch_tokens // team.data_ranks))
+        work = work_of(step, shape, share, facts, dtype=numerics.dtype, validation_tokens=looked_at, room_gb=room)
         draft.forecast = forecast.step_forecast(work, forecast.Pricing.of(job.project)).manifest()
-        choice = compiling.choice_for(job.project, model, work, draft.forecast)
-        progress, first = Progress(threads=numerics.threads, dtype=numerics.dtype, compiled=choice.on), 1
         if state is None:
             _announce(job, shape, derived, total, model, batches, train, tokenizer)
-        else:
+        team.place(model, numerics.dtype)
+        optimizer = optimizer_for(model, derived, adapters, team)
+        choice = team.same(compiling.choice_for(job.project, model, work, draft.forecast, cut=team.cut))
+        progress, first = Progress(threads=numerics.threads, dtype=numerics.dtype, compiled=choice.on), 1
+        if state is not None:
             say(f"train {step.name}: going on after step {state.step}")
+            state = shards.localised(state, team)
             trainable.restore(model, state.model)
             optimizer.load(state.optimizer)
             progress, first = progress_of(state), state.step + 1
             draft.earlier_cost = dict(state.spent)
-        if progress.compiled:
+        progress.threads, progress.dtype, progress.processes = numerics.threads, numerics.dtype, team.world
+        if progress.compiled and not team.cut:
             say(f"  compiling the model: {choice.why}")
             with numerics.autocast(device):
                 compiling.switch_on(model, work)
         else:
             recompute(model, work)
 
-        learned: tuple[Model, Batches, Batches | None] = (model, batches, looks)
-        if features.can_store(model, step):
+        learned: tuple[Model, Batches, Batches | None] = (model, team.deal(batches), looks)
+        if team.world == 1 and not team.cut and features.can_store(model, step):
             autocast = partial(numerics.autocast, device)
             learned = features.store(model, batches, looks, draft.path / FEATURES, autocast)
         pace = Pace(work)
         loss = loss_for(step, train, np.unique(batches.pieces.row))
         course = Course(
-            job, draft, meter, learned[0], optimizer, derived, progress, numerics, learned[2], val, frozen, pace, loss
+            job,
+            draft,
+            meter,
+            learned[0],
+            optimizer,
+            derived,
+            progress,
+            numerics,
+            learned[2],
+            val,
+            frozen,
+            pace,
+            loss,
+            team,
         )
         # They would be held until the end: the saved state, and the moments, which the course drops when it is done.
         del state, optimizer
         course.train(learned[1], first=first, stop=stop)
         _finish(course, model, facts, tokenizer, train, shape, batches)
+
+
+def _start(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape, Derived]:
+    """The model as training begins, its sizes, and the numbers of the step."""
+    settings = job.project.settings
+    model, shape = model_for(job, facts, store)
+    scratch = settings.model.base == "scratch"
+    derived = sizing.derive_step(settings, job.step, shape, facts, scratch=scratch, first=job.first)
+    return with_dropout(model, derived.dropout), shape, derived
 
 
 def _finish(
@@ -123,14 +148,23 @@ def _finish(
     job, draft, progress = course.job, course.draft, course.progress
     if progress.best_weights is not None:
         trainable.restore(course.model, progress.best_weights)
-    moved = sum(value.numel() for value in trainable.state(trained).values())
+    learned = course.team.whole(trainable.state(trained))
     # The moments are not needed any more, and writing the model takes memory too.
     course.optimizer = Optimizer([])
+    if not course.team.first:
+        return
+    if course.team.cut:
+        # Whole again, for the one process that writes.
+        trained, _, _ = _start(job, facts, train)
+        trainable.prepare(trained, job.step, seed=job.project.settings.seed, dtype=course.numerics.dtype)
+        trainable.restore(trained, learned)
+    for name, value in course.team.elsewhere.items():
+        draft.earlier_cost[name] = draft.earlier_cost.get(name, 0.0) + value
     model, merged = outcome.write(job, draft.path, trained, facts, train, tokenizer, batches)
     if job.step.method == "qlora" and course.looks is not None:
         # Learned beside 4 bits, merged into the whole weights: not quite the same model.
         device = next(trained.parameters()).device
-        merged["val_merged"] = course.figures(model.to(device), course.looks)
+        merged["val_merged"] = course.figures(model.to(device), course.looks, ALONE)
     draft.figures = {
         "steps": course.step_done,
         "tokens": progress.tokens,
@@ -139,12 +173,13 @@ def _finish(
         "val": progress.best or {},
         "best_step": progress.best_step or course.step_done,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_parameters": moved,
+        "trained_parameters": sum(value.numel() for value in learned.values()),
         "left_out_steps": progress.left_out,
         "rollbacks": progress.rollbacks,
         "wh_per_1k_tokens": 1000 * course.spent()["wh"] / max(progress.tokens, 1),
         "stopped": progress.stopped,
         "threads": progress.threads,
+        "processes": progress.processes,
         "dtype": progress.dtype,
         "compiled": progress.compiled,
         "micro_batch_tokens": progress.micro_batch_tokens or course.derived.micro_batch_tokens,

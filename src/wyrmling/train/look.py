@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from wyrmling.config import TrainObjective
 from wyrmling.evaluate import entities, metrics
@@ -16,6 +15,7 @@ from wyrmling.model.heads import Model
 from wyrmling.train.batches import IGNORED, Batches
 from wyrmling.train.objectives import OBJECTIVES
 from wyrmling.train.order import Array
+from wyrmling.train.team import ALONE, Team
 
 
 class Judge(NamedTuple):
@@ -42,32 +42,39 @@ def look(
     n_bytes: int,
     tag_names: list[str],
     autocast: Callable[[], AbstractContextManager[Any]],
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """Figures on the rows of `batches`, without dropout; the model is left in training mode.
 
     n_bytes   UTF-8 bytes of what is learned, for bits per byte
+    team      processes that share the rows; all get the same figures
     Gives     loss (nats per target) and for causal and sft bits_per_byte, for classify accuracy and macro_f1, for tag
               accuracy and entity_f1
     """
     device = next(model.parameters()).device
-    loss_function = OBJECTIVES[objective].loss
+    loss_function = team.evenly(OBJECTIVES[objective].loss)
     total, count = 0.0, 0
     gold: list[Array] = []
     predicted: list[Array] = []
     rows: list[Array] = []
     model.eval()
-    with torch.inference_mode(), autocast():
-        for batch in batches.everything():
+    with team.looking(), autocast():
+        for batch in team.share(batches.everything()):
             moved = batch.to(device)
             loss, targets = loss_function(model, moved)
             total, count = total + float(loss), count + targets
             if objective in ("classify", "tag"):
                 learned = (moved.targets != IGNORED).nonzero().squeeze(1)
                 logits = model.logits(moved.tokens, Segments(moved.lengths), learned)
+                if len(learned) == 0:
+                    continue
                 predicted.append(logits.argmax(dim=-1).cpu().numpy())
                 gold.append(moved.targets[learned].cpu().numpy())
                 rows.append(_rows_of(batch.rows, batch.lengths, learned.cpu().numpy(), objective))
     model.train()
+    total, counted = team.total(total, count)
+    count = int(counted)
+    gold, predicted, rows = (team.gathered(parts) for parts in (gold, predicted, rows))
     figures = {"loss": total / count} if count else {}
     if objective in ("causal", "sft") and n_bytes:
         figures["bits_per_byte"] = metrics.bits_per_byte(total, n_bytes)

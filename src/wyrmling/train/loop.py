@@ -15,8 +15,9 @@ from wyrmling.core.log import warn
 from wyrmling.model.heads import Model
 from wyrmling.train.batches import Batch
 from wyrmling.train.objectives import LossFunction
-from wyrmling.train.optim import Optimizer, clip
+from wyrmling.train.optim import Norm, Optimizer, clip
 from wyrmling.train.prefetch import Feed
+from wyrmling.train.team import ALONE, Team
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -56,6 +57,7 @@ def steps(
     max_norm: float,
     judge: Callable[[float, float], str],
     autocast: Autocast = nullcontext,
+    team: Team = ALONE,
 ) -> Generator[Step, None, None]:
     """Train from step `first` to step `last`, yielding after each.
 
@@ -64,17 +66,19 @@ def steps(
     seed          of dropout; each step draws from (seed, step), so nothing has to be saved to go on
     max_norm      clipping of the AdamW groups; 0 = off. Muon's updates have a fixed size already
     judge         says of loss and gradient norm why the step must be left out; "" when it may move the weights
+    team          processes that train together; each has its share of the micro-batches
     """
     model.train()
     for number in range(first, last + 1):
         began = time.monotonic()
-        loss_sum, targets, tokens = _gradients(model, optimizer, loss, feed, number, step_seed(seed, number), autocast)
+        torch_seed = team.seed(step_seed(seed, number))
+        loss_sum, targets, tokens = _gradients(model, optimizer, loss, feed, number, torch_seed, autocast, team)
         mean, norm, left_out, rate = math.nan, 0.0, "", schedule(number)
         if targets:
             mean = loss_sum / targets
             scale(optimizer, 1 / targets)
-            norm = clip(optimizer.gradients(but="muon"), max_norm)
-            left_out = judge(mean, norm if _all_finite(optimizer.gradients(rule="muon")) else math.nan)
+            norm = clip(optimizer.gradients(but="muon"), max_norm, team.norm)
+            left_out = judge(mean, norm if _all_finite(optimizer.gradients(rule="muon"), team.norm) else math.nan)
             if not left_out:
                 optimizer.step(rate)
         optimizer.zero_grad()
@@ -89,22 +93,31 @@ def _gradients(
     number: int,
     seed: int,
     autocast: Autocast,
+    team: Team,
 ) -> tuple[float, int, int]:
-    """(loss sum, target count, input tokens) of a step; where the memory is too small, in micro-batches of half."""
+    """(loss sum, target count, input tokens) of a step; where the memory is too small, in micro-batches of half.
+
+    They are those of all processes, as the gradients then are.
+    """
     device = next(model.parameters()).device
     batches = feed.step(number)
     while True:
         torch.manual_seed(seed)
+        done: tuple[float, int] | None = None
         try:
-            total, count = accumulate(model, loss, [batch.to(device) for batch in batches], autocast)
-            return total, count, sum(len(batch.tokens) for batch in batches)
+            done = accumulate(model, loss, [batch.to(device) for batch in batches], autocast)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            # Other processes may be waiting for one that holds a part of their model.
+            if not is_out_of_memory(error) or team.cut:
                 raise
+        if not team.any(done is None) and done is not None:
+            total, count, tokens = team.total(*done, sum(batch.n_tokens for batch in batches))
+            team.sum_gradients()
+            return total, int(count), int(tokens)
         # Out of the handler, whose traceback held the values of the forward pass.
         optimizer.zero_grad()
         _free()
-        batches = feed.halve(number)
+        batches = feed.halve(number, team.most)
         warn(
             f"step {number} did not fit into the memory: done again, and from here on, in micro-batches of "
             f"{feed.batches.micro_batch_tokens} tokens; what it learns stays the same"
@@ -122,7 +135,7 @@ def accumulate(
     for batch in batches:
         with autocast():
             part, targets = loss(model, batch)
-        if targets:
+        if part.requires_grad:
             part.backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
             count += targets
@@ -155,6 +168,6 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _all_finite(gradients: list[torch.Tensor]) -> bool:
+def _all_finite(gradients: list[torch.Tensor], norm: Norm) -> bool:
     """Sums of squares are finite when all of their terms are; one number to wait for instead of one per matrix."""
-    return not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+    return not gradients or bool(torch.isfinite(norm(gradients)))

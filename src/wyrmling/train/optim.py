@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from wyrmling.config import OptimizerName
 from wyrmling.train.descent import SGD, AdamW8bit, misfit
+from wyrmling.train.exchange import Exchange
 
 # Quintic Newton-Schulz coefficients of the original Muon (Jordan 2024) and of torch.optim.Muon.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 MUON_MOMENTUM = 0.95
+Norm = Callable[[list[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,13 @@ class Group:
 class Optimizer:
     """Applies each group's rule. `state()` and `load()` are exact: a restart continues bit for bit."""
 
-    def __init__(self, groups: Iterable[Group]) -> None:
-        self.groups = [group for group in groups if group.parameters]
-        self._rules = [RULES[group.rule](group) for group in self.groups]
+    def __init__(self, groups: Iterable[Group], exchange: Exchange | None = None) -> None:
+        """exchange   how Muon gets whole matrices when a process holds parts of them, or shares the work with others"""
+        self.groups, self.exchange = [group for group in groups if group.parameters], exchange
+        self._rules = [
+            SharedMuon(group, exchange) if exchange and group.rule == "muon" else RULES[group.rule](group)
+            for group in self.groups
+        ]
 
     def step(self, rate: float) -> None:
         """One update of every parameter; `rate` (0..1) is the schedule's share of the peak learning rate."""
@@ -177,21 +183,20 @@ class Muon:
                 weight.add_(update_RC, alpha=-self.group.lr * rate)
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            f"muon.{part.name}.{part.start}": momentum_NRC[index].contiguous()
+        parts = sorted(
+            (part, momentum_RC)
             for shape, momentum_NRC in self._momentum.items()
-            for index, part in enumerate(self._stacks[shape])
-        }
+            for part, momentum_RC in zip(self._stacks[shape], momentum_NRC, strict=True)
+        )
+        names = {part.name: None for part, _ in parts}
+        return {f"muon.{name}": torch.cat([m_RC for part, m_RC in parts if part.name == name]) for name in names}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take this group's tensors out of `tensors`."""
+        whole = _momenta(self.group, tensors)
         for shape, parts in self._stacks.items():
-            keys = [f"muon.{part.name}.{part.start}" for part in parts]
-            found = [tensors.pop(key) for key in keys if key in tensors]
-            if found and (len(found) != len(keys) or any(tuple(moment.shape) != shape for moment in found)):
-                raise misfit(parts[0].name)
-            if found:
-                self._momentum[shape] = torch.stack(found).to(self.group.parameters[parts[0].name].device)
+            if whole:
+                self._momentum[shape] = torch.stack([self._view(part, whole[part.name]) for part in parts])
 
     def _view(self, part: _Part, whole: Tensor) -> Tensor:
         return whole.detach()[part.start : part.start + part.rows]
@@ -199,6 +204,60 @@ class Muon:
     def _gradient(self, part: _Part) -> Tensor:
         parameter = self.group.parameters[part.name]
         return self._view(part, torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+
+
+class SharedMuon:
+    """Muon where a process holds parts of the matrices, or has others to share the work with.
+
+    Momentum and decay go by the number and stay with the parts; each whole matrix is orthogonalised on one process.
+    """
+
+    def __init__(self, group: Group, exchange: Exchange) -> None:
+        self.group, self.exchange = group, exchange.of(group.parameters)
+        self._momentum: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        updates = {}
+        for name, parameter in self.group.parameters.items():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            momentum = self._momentum.setdefault(name, torch.zeros_like(gradient))
+            momentum.lerp_(gradient, 1 - MUON_MOMENTUM)
+            updates[name] = gradient.lerp(momentum, MUON_MOMENTUM)
+        like = next(iter(updates.values()))
+        moved = self.exchange.hand_back(self._orthogonal(self.exchange.collect(updates)), like)
+        for name, parameter in self.group.parameters.items():
+            update = moved[name]
+            if self.group.weight_decay > 0:
+                update += self.group.weight_decay * parameter * ((update * parameter) >= 0)
+            parameter.add_(update, alpha=-self.group.lr * rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"muon.{name}": momentum for name, momentum in self._momentum.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take this group's tensors out of `tensors`."""
+        self._momentum = _momenta(self.group, tensors)
+
+    def _orthogonal(self, wholes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The updates of whole parameters; each matrix in them on its own, those of one shape together."""
+        stacks: dict[torch.Size, list[Tensor]] = {}
+        for name, whole in wholes.items():
+            for matrix_RC in torch.split(whole, list(self.group.parts.get(name, whole.shape[:1]))):
+                stacks.setdefault(matrix_RC.shape, []).append(matrix_RC)
+        for (rows, columns), matrices in stacks.items():
+            for matrix_RC, update_RC in zip(matrices, orthogonalise(torch.stack(matrices)), strict=True):
+                matrix_RC.copy_(update_RC * math.sqrt(max(1.0, rows / columns)))
+        return wholes
+
+
+def _momenta(group: Group, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The saved momentum of each matrix of a group, taken out of `tensors`; none before the first step."""
+    found = {name: tensors.pop(f"muon.{name}") for name in group.parameters if f"muon.{name}" in tensors}
+    for name, parameter in group.parameters.items():
+        if found and (name not in found or found[name].shape != parameter.shape):
+            raise misfit(name)
+    return {name: momentum.to(group.parameters[name].device, copy=True) for name, momentum in found.items()}
 
 
 class _Part(NamedTuple):
@@ -265,12 +324,14 @@ def orthogonalise(x_NRC: Tensor) -> Tensor:
     return (x.mT if tall else x).to(x_NRC.dtype)
 
 
-def clip(gradients: list[Tensor], max_norm: float) -> float:
-    """The Euclidean norm of all gradients; they are scaled to `max_norm` when it is larger. 0: no clipping."""
+def clip(gradients: list[Tensor], max_norm: float, norm: Norm = torch.nn.utils.get_total_norm) -> float:
+    """The Euclidean norm of all gradients; they are scaled to `max_norm` when it is larger. 0: no clipping.
+
+    norm   of a list of tensors, where other processes hold the rest of them
+    """
     if not gradients:
         return 0.0
-    norm = torch.nn.utils.get_total_norm(gradients)
-    value = float(norm)
+    value = float(norm(gradients))
     if max_norm > 0 and value > max_norm and math.isfinite(value):
         torch._foreach_mul_(gradients, max_norm / (value + 1e-6))
     return value

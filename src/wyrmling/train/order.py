@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import heapq
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -120,6 +121,26 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             left -= lengths[index]
         bisect.insort(room, (left, number))
     return bins
+
+
+def deal(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[int]]:
+    """Indices of `lengths` in bins of about equal size, as many for each of the ranks: bin i is of rank i % ranks.
+
+    A bin holds at most `capacity`, or something that is longer. Some may be empty. Inside a bin the lengths fall.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    most = max(capacity, max(lengths, default=0))
+    count = ranks * max(1, -(-sum(lengths) // (capacity * ranks)))
+    while True:
+        bins: list[list[int]] = [[] for _ in range(count)]
+        emptiest = [(0, number) for number in range(count)]
+        for index in order:
+            size, number = emptiest[0]
+            heapq.heapreplace(emptiest, (size + lengths[index], number))
+            bins[number].append(index)
+        if max(emptiest)[0] <= most:
+            return bins
+        count += ranks
 
 
 def uniform(seed: int, step: int, rows: Array, positions: Array, *, stream: int | Array) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 
 from wyrmling.config import Limits
-from wyrmling.core import hardware
+from wyrmling.core import hardware, ranks
 from wyrmling.train.workload import Work, flops_per_token
 
 # The time of a step is the mean of so many; the first of a run, which also warms the machine up, is left out.
@@ -33,7 +33,7 @@ class Pace:
         self.look_seconds = self.save_seconds = 0.0
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._flops = flops_per_token(work)
-        self._peak = hardware.rates(work.device, use_threads=work.threads).of(work.dtype)
+        self._peak = hardware.rates(work.device, use_threads=work.threads).of(work.dtype) * ranks.world()
 
     @property
     def is_known_now(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 
@@ -29,9 +30,10 @@ class Feed:
         self._prepare(number)
         return self._coming.pop(number).result()
 
-    def halve(self, number: int) -> list[Batch]:
+    def halve(self, number: int, most: Callable[[int], int] = int) -> list[Batch]:
         """The rows of step `number` in micro-batches of half as many tokens, which later steps get too.
 
+        most     the largest of a number over all processes that share the step
         Raises   WyrmlingError when each micro-batch is a single document already
         """
         micro = self.batches.micro_batch_tokens
@@ -44,7 +46,7 @@ class Feed:
                 fix="shorten model.context, choose a smaller model, or set train.<step>.checkpoint_activations = true",
             )
         self.batches = copy(self.batches)
-        self.batches.micro_batch_tokens = min(micro, len(largest.tokens)) // 2
+        self.batches.micro_batch_tokens = min(micro, most(len(largest.tokens))) // 2
         self._coming.clear()
         return self.step(number)
 

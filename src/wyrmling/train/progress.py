@@ -22,6 +22,7 @@ class Progress:
     threads: int
     dtype: str
     compiled: bool = False
+    processes: int = 1
     tokens: int = 0
     targets: int = 0
     left_out: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wyrmling.config import Project, TrainStep
-from wyrmling.core import artifact, resolve
+from wyrmling.core import artifact, hardware, ranks, resolve
 from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
@@ -62,13 +62,16 @@ def run(
     key = _key(project, data, tokens, step, base)
     if (done := artifact.find(project.runs, key)) is not None:
         return done
-    same_rows.require(project.runs, key, accept=accept_data_change)
+    if ranks.first():
+        same_rows.require(project.runs, key, accept=accept_data_change)
     from wyrmling.train import few_shot
     from wyrmling.train.assemble import Job
     from wyrmling.train.fit import fit
+    from wyrmling.train.team import join
 
     meter = project.meter()
-    with artifact.create(project.runs, key, meter, resume=True) as draft:
+    open_draft = artifact.create if ranks.first() else artifact.assist
+    with open_draft(project.runs, key, meter, resume=True) as draft:
         job = Job(
             project=project,
             step=step,
@@ -80,12 +83,14 @@ def run(
             spent_before={name: sum(float(one.cost[name]) for one in earlier or []) for name in SPENT},
             on_look=on_look,
         )
-        if step.method == "few-shot":
-            few_shot.fit(job, data, draft)
-        else:
-            same_rows.remember(draft.path, key)
+        if step.method != "few-shot":
+            if ranks.first():
+                same_rows.remember(draft.path, key)
             fit(job, draft, meter)
-    return draft.done
+        elif ranks.first():
+            few_shot.fit(job, data, draft)
+    join(hardware.device(project.settings.machine.device)).wait()
+    return draft.done if ranks.first() else artifact.open_artifact(key.folder(project.runs), verify=False)
 
 
 def _key(project: Project, data: Artifact, tokens: Artifact, step: TrainStep, base: Path | None) -> Key:

@@ -6,8 +6,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from wyrmling.train import checkpoint
+from wyrmling.train import checkpoint, shards
 from wyrmling.train.checkpoint import State
+from wyrmling.train.team import ALONE, Team
 
 # With no interval in the settings: a minute, and longer where saving would take more than this share of the time.
 EVERY_SECONDS, SHARE = 60.0, 0.02
@@ -17,10 +18,11 @@ class Saver:
     """Saves to one folder. What went wrong in the thread is raised by the next call, on the thread that trains.
 
     every   seconds from one save to the next; None derives them
+    team    processes that save together
     """
 
-    def __init__(self, folder: Path, *, keep: int, every: float | None) -> None:
-        self.folder, self._keep, self._every = folder, keep, every
+    def __init__(self, folder: Path, *, keep: int, every: float | None, team: Team = ALONE) -> None:
+        self.folder, self._keep, self._every, self._team = folder, keep, every, team
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[float] | None = None
         self._began = time.monotonic()
@@ -38,8 +40,8 @@ class Saver:
         """Write a checkpoint. Its tensors may change as soon as this returns, and it is on disk after `wait()`."""
         self.wait()
         self._began = time.monotonic()
-        temporary = checkpoint.write(self.folder, state)
-        self._pending = self._thread.submit(self._seal, temporary, self._began)
+        if (temporary := shards.write(self.folder, state, self._team)) is not None:
+            self._pending = self._thread.submit(self._seal, temporary, self._began)
 
     def wait(self) -> None:
         """Until the last one is on disk. Raises what went wrong."""

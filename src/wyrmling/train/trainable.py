@@ -13,6 +13,7 @@ from wyrmling.core.errors import BadSetting, CorruptArtifact
 from wyrmling.model.adapter import Adapters, Design
 from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
+from wyrmling.model.layout import local
 
 # The adapter that a step trains.
 ADAPTER = "default"
@@ -37,8 +38,8 @@ def prepare(model: Model, step: TrainStep, *, seed: int, dtype: Dtype) -> Adapte
 
 
 def state(model: Model) -> dict[str, Tensor]:
-    """The trained parameters by name; a change of them changes the model."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    """What this process holds of the trained parameters, by name; a change of them changes the model."""
+    return {name: local(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
 
 
 def restore(model: Model, tensors: Mapping[str, Tensor]) -> None:

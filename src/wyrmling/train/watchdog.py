@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from wyrmling.core import ranks
 from wyrmling.core.log import warn
 from wyrmling.train.loop import Step
 
@@ -60,7 +61,7 @@ def _watch(clock: _Clock, over: threading.Event, folder: Path, allowance: float)
         step = clock.step
         if time.monotonic() > clock.due and step != reported:
             reported = step
-            file = folder / f"hang-{step}.txt"
+            file = folder / (f"hang-{step}.txt" if ranks.world() == 1 else f"hang-{step}-process-{ranks.rank()}.txt")
             with file.open("w") as handle:
                 faulthandler.dump_traceback(handle, all_threads=True)
             warn(f"step {step} takes far longer than those before it; what every thread is doing is in {file}")
