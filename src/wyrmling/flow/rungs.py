@@ -44,7 +44,10 @@ def said(project: Project, evaluation: Artifact) -> Iterator[str]:
     if names := enough(project, evaluation):
         who = f"the baseline {names[0]}" if len(names) == 1 else f"the baselines {', '.join(names)}"
         meet = "meets" if len(names) == 1 else "meet"
-        yield f"{who} already {meet} objective.accept on these test rows: the cheaper answer may be all you need"
+        yield (
+            f"{who} already {meet} objective.accept on these test rows: the cheaper answer may be all you need; "
+            "`wyrmling ladder` sets every way to answer beside it"
+        )
 
 
 def enough(project: Project, evaluation: Artifact) -> list[str]:
