@@ -18,6 +18,7 @@ from pathlib import Path
 from wyrmling import config
 from wyrmling.core.errors import WyrmlingError
 from wyrmling.evaluate import ladder_page
+from wyrmling.evaluate.ladder import Ladder
 from wyrmling.flow import ladder
 
 # As the papers and model cards report them, each for its own split and conditions.
@@ -99,6 +100,14 @@ def project(name: str, data: Path, out: Path, base: Path | None) -> config.Proje
     return config.load(out)
 
 
+def _accuracies(made: Ladder) -> str:
+    """Published numbers of classifiers are accuracies."""
+    if made.task != "classify":
+        return ""
+    each = [f"{line.rung.name} {100 * (line.rung.measured['accuracy'].value or 0):.2f}" for line in made.lines]
+    return f"Accuracy: {', '.join(each)}.\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -118,7 +127,8 @@ def main() -> None:
         except WyrmlingError as error:
             print(f"{name}: {error}\n")
             continue
-        print(f"### {name}, base {start}\n\n{ladder_page.markdown(made)}\nPublished: {PUBLISHED[name]}.\n", flush=True)
+        print(f"### {name}, base {start}\n\n{ladder_page.markdown(made)}\n{_accuracies(made)}", flush=True)
+        print(f"Published: {PUBLISHED[name]}.\n", flush=True)
 
 
 if __name__ == "__main__":
