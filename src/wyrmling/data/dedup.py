@@ -76,7 +76,8 @@ def mix(mixed: Hashes, column: Hashes) -> Hashes:
     import numpy as np
 
     # The odd multiplier makes the place of a number count; the shift brings high bits down (splitmix64).
-    mixed = (mixed ^ column) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = mixed ^ column
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(31)
     return mixed
 

@@ -83,30 +83,35 @@ def find_repeats(hashes: NDArray[np.uint64]) -> dict[int, Repeats]:
     """
     import numpy as np
 
-    places, grams = np.arange(len(hashes)), mix(np.zeros(len(hashes), np.uint64), hashes)
+    size = len(hashes)
+    numbers = np.arange(size, dtype=np.uint64)
+    places, grams = numbers.astype(np.int64), mix(np.zeros(size, np.uint64), hashes)
     none = Repeats(places[:0], places[:0], places[:0])
     found = dict.fromkeys(range(2, LONGEST_GRAM + 1), none)
     # A gram's number takes the lowest bits of its hash: one sort of plain numbers brings equal ones together, and keeps
     # their order. Over a million words 44 bits of the hash are left, enough for a share of characters.
-    bits = np.uint64(len(hashes).bit_length())
+    bits = np.uint64(size.bit_length())
     low = (np.uint64(1) << bits) - np.uint64(1)
     for n in found:
-        inside = places <= len(hashes) - n
-        places = places[inside]
-        grams = mix(grams[inside], hashes[places + n - 1])
-        keys = np.sort((grams & ~low) | np.arange(len(grams), dtype=np.uint64))
+        inside = int(np.searchsorted(places, size - n, side="right"))
+        places = places[:inside]
+        grams = mix(grams[:inside], hashes[places + (n - 1)])
+        keys = (grams & ~low) | numbers[:inside]
+        keys.sort()
         order, ranked = (keys & low).astype(np.int64), keys >> bits
-        same = ranked[1:] == ranked[:-1]
-        if not same.any():
+        # Where each run of equal grams starts, and the end of the last one.
+        new = np.ones(inside + 1, bool)
+        np.not_equal(ranked[1:], ranked[:-1], out=new[1:inside])
+        start = new.nonzero()[0]
+        counts = start[1:] - start[:-1]
+        repeated = (counts > 1).nonzero()[0]
+        if not len(repeated):
             break
-        start = np.flatnonzero(np.append(True, ~same))
-        counts = np.diff(start, append=len(order))
-        repeated = counts > 1
         first = order[start[repeated]]
-        member = np.zeros(len(order), bool)
-        member[order[np.repeat(repeated, counts)]] = True
-        again = member.copy()
-        again[first] = False
+        again = np.zeros(inside, bool)
+        again[order[~new[:-1]]] = True
+        member = again.copy()
+        member[first] = True
         found[n] = Repeats(places[first], counts[repeated], places[again])
         places, grams = places[member], grams[member]
     return found
@@ -134,8 +139,12 @@ def judge(text: str, profile: Profile) -> Verdict | None:
 
 def broken_rules(text: str, profile: Profile) -> Iterator[Verdict]:
     """Every rule of the profile that the text breaks, in order, each measured when it is asked for."""
-    page = Page(text)
-    for rule in PROFILES[profile]:
+    return breaks(Page(text), PROFILES[profile])
+
+
+def breaks(page: Page, rules: Sequence[Rule]) -> Iterator[Verdict]:
+    """Those of the rules that the page breaks, in order, each measured when it is asked for."""
+    for rule in rules:
         value = rule.measure(page)
         if rule.least is not None and value < rule.least:
             yield Verdict(rule.name, value, f">= {rule.least:g}")
@@ -175,10 +184,12 @@ def symbols(page: Page) -> float:
 
 
 def bullets(page: Page) -> float:
-    return sum(line.lstrip().startswith(("•", "-", "*")) for line in page.lines) / max(len(page.lines), 1)
+    return sum(line.lstrip()[:1] in "•-*" for line in page.lines) / max(len(page.lines), 1)
 
 
 def ellipsis_lines(page: Page) -> float:
+    if "..." not in page.text and "…" not in page.text:
+        return 0.0
     return sum(line.rstrip().endswith(("...", "…")) for line in page.lines) / max(len(page.lines), 1)
 
 
@@ -244,9 +255,12 @@ def repeated_ngrams(n: int) -> Callable[[Page], float]:
         import numpy as np
 
         start = page.repeats[n].again
+        if not len(start):
+            return 0.0
         # Grams one after another overlap: each covers its words up to where the next one begins.
-        end = np.minimum(start + n, np.append(start[1:], len(page.words.hashes)))
-        return int(page.span(start, end).sum()) / max(page.characters, 1)
+        end = start + n
+        np.minimum(end[:-1], start[1:], out=end[:-1])
+        return int(page.span(start, end).sum()) / page.characters
 
     return measure
 

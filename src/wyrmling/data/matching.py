@@ -112,14 +112,15 @@ def _exact_words(text: str) -> Words:
 
     codes = codes_of(text)
     values = _exact_values()[codes]
-    inside = values != 0
-    start = inside.copy()
-    start[1:] &= ~inside[:-1]
-    first = np.flatnonzero(start)
+    # Where white space and words meet, and both ends of the text.
+    inside = np.zeros(len(values) + 2, bool)
+    np.not_equal(values, 0, out=inside[1:-1])
+    edges = (inside[1:] != inside[:-1]).nonzero()[0]
+    first, last = edges[::2], edges[1::2]
     if not len(first):
         return Words(np.empty(0, np.uint64), first, first)
-    counts = (np.add.reduceat(flags, first, dtype=np.int64) for flags in (inside, letters()[codes]))
-    return Words(_sums(values, first), *counts)
+    counts = np.add.reduceat(letters()[codes], first, dtype=np.int64)
+    return Words(_sums(values, first), last - first, counts)
 
 
 def _sums(values: Hashes, first: Counts) -> Hashes:
