@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Hashes = NDArray[np.uint64]
-    Numbers = NDArray[np.int64]
+    Numbers = NDArray[np.int64] | NDArray[np.int32]
 
 LONG_RUN, SHORT_RUN = 13, 8
 SHORT_WORDS = 2 * LONG_RUN
@@ -145,7 +145,7 @@ def _table(of_items: Sequence[Hashes], limit: float) -> tuple[Hashes, Numbers, N
     items = np.repeat(np.arange(len(of_items)), [len(one) for one in of_items])
     places = np.concatenate([np.empty(0, np.int64), *(np.arange(len(one)) for one in of_items)])
     order = np.lexsort((places, items, runs))
-    runs, items, places = runs[order], items[order], places[order]
+    runs, items, places = runs[order], items[order].astype(np.int32), places[order].astype(np.int32)
     new = np.ones(len(runs), bool)
     new[1:] = runs[1:] != runs[:-1]
     new_item = new.copy()

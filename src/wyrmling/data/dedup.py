@@ -59,8 +59,9 @@ class Clusters:
         """Clusters of two or more, each ascending."""
         members: dict[int, list[int]] = defaultdict(list)
         for item in range(len(self._parent)):
-            members[self.root(item)].append(item)
-        return (group for group in members.values() if len(group) > 1)
+            if (root := self.root(item)) != item:
+                members[root].append(item)
+        return ([root, *members[root]] for root in sorted(members))
 
 
 def mix_runs(hashes: Hashes, size: int) -> Hashes:

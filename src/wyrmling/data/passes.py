@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,16 @@ class Checking:
 
 def find_overlaps(unit: Checking) -> list[tuple[int, int, str, str]]:
     """Place, and `Overlap`, of the rows that give a held-out row away."""
-    index = contamination.Index.load(unit.index)
+    index = _index(unit.index, unit.index.stat().st_mtime_ns)
     rows = load_shard(unit.path)
     found = [(place, index.find(rows[place].body)) for place in unit.places]
     return [(place, *overlap) for place, overlap in found if overlap is not None]
+
+
+@lru_cache(maxsize=1)
+def _index(path: Path, written: int) -> contamination.Index:
+    """The index, read once by each process; `written` tells it from an earlier one of that name."""
+    return contamination.Index.load(path)
 
 
 def overlaps(rows: Sequence[Row], answer: Sequence[Sequence[Any]]) -> Iterator[tuple[Row, Overlap]]:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 from wyrmling.config import Split, Task
 from wyrmling.core.errors import BadInput
@@ -32,7 +33,7 @@ SCORED: dict[Task, Kind] = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class Unit:
     """Rows that stay together. `place` in [0, 1) is their hash: the lowest are test, the next val, the rest train."""
 
@@ -92,10 +93,11 @@ def _units(rows: list[Row], seed: int) -> list[Unit]:
         for name in (f"cluster {row.cluster}" if row.cluster else None, f"group {row.group}" if row.group else None):
             if name is not None:
                 together.unite(first.setdefault(name, number), number)
-    members: dict[int, list[Row]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        members[together.root(number)].append(row)
-    return sorted((Unit(group, _place(group, seed)) for group in members.values()), key=lambda unit: unit.place)
+    groups = list(together.groups())
+    joined = {number for group in groups for number in group}
+    apart = ([row] for number, row in enumerate(rows) if number not in joined)
+    whole = chain(([rows[number] for number in group] for group in groups), apart)
+    return sorted((Unit(one, _place(one, seed)) for one in whole), key=lambda unit: unit.place)
 
 
 def _place(rows: list[Row], seed: int) -> float:
