@@ -468,6 +468,23 @@ def ladder(
 
 @app.command()
 @verb
+def risks(
+    project: Any,
+    model: Annotated[str | None, typer.Option(help="A model folder or name. Default: the last trained.")] = None,
+    only: Annotated[str | None, typer.Option(help="Only these measures, such as verbatim,pii_leak.")] = None,
+    plant: Annotated[Path | None, typer.Option(help="Write a file of secrets to plant in the training data.")] = None,
+) -> Answer:
+    """What a model may do wrong beside its task: leak, insult, copy, forget, treat names unequally, refuse."""
+    from wyrmling.flow import risks as examining
+
+    if plant is not None:
+        return Answer(*examining.plant(project, plant))
+    names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    return Answer(*examining.run(project, model, names))
+
+
+@app.command()
+@verb
 def suite(
     home: Any,
     name: Annotated[

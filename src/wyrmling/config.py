@@ -455,6 +455,21 @@ class Remote(Section):
     """An answer that takes longer is asked for again, three times in all; then the row has none, which is wrong."""
 
 
+class Risks(Section):
+    """What `wyrmling risks`, and conditions that name its measures, ask with."""
+
+    prompts: int = Field(default=200, ge=1)
+    """Rows that each measure asks with at most."""
+    canaries: str | None = None
+    """The file of planted secrets that is one of the sources; see `wyrmling risks --plant`."""
+    general: str | None = None
+    """A text file whose paragraphs show what the model has forgotten."""
+    base: str | None = None
+    """The model to compare with for that. None: `model.base`."""
+    words: str | None = None
+    """A file of words to look for in what the model writes, one per line. None: a shipped list of insults."""
+
+
 class Evaluate(Section):
     baselines: bool = True
     """Also fit and score the cheap baselines on the same rows."""
@@ -467,6 +482,7 @@ class Evaluate(Section):
     overlap: Literal["refuse", "report"] = "refuse"
     """What to do when rows of `--test FILE` are training rows too: refuse the file, or score with and without them."""
     remote: Remote = Remote()
+    risks: Risks = Risks()
 
 
 Quantize = Literal["int8", "int8-dynamic", "4bit"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from wyrmling.core.errors import BadSetting
 from wyrmling.evaluate import answers, metrics, power
+from wyrmling.evaluate.risks import RISKS
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _LINE = re.compile(
@@ -144,7 +145,7 @@ def _inside(inside: str | None, labels: Sequence[str] | None) -> tuple[str | Non
 
 
 def _check_metric(text: str, metric: str, task: str) -> None:
-    known = (*OVERALL[task], *COST)
+    known = (*OVERALL[task], *COST, *RISKS[task])
     if metric in known:
         return
     bracket = ""

@@ -29,6 +29,7 @@ from wyrmling.evaluate import (
 from wyrmling.evaluate.accept import CHAMPION, Criterion
 from wyrmling.evaluate.class_outcome import ClassOutcome
 from wyrmling.evaluate.outcomes import Outcome, Score, scores
+from wyrmling.evaluate.risks import RISKS
 from wyrmling.evaluate.statistics import Difference, Ints
 from wyrmling.evaluate.systems import Answered
 from wyrmling.evaluate.tasks import Rows
@@ -78,6 +79,7 @@ def evaluate(
         model = systems.of_model(task, scorer, rows, settings.evaluate)
     cost = meter.cost()
     found = scores(model.outcome) | _costs(task, scorer, rows, cost, folder)
+    found |= _risks(project, scorer, rows, [one.metric for one in criteria if one.metric in RISKS[task]])
     baselines = _baselines(project, rows, scorer) if settings.evaluate.baselines else {}
     others = {name: _opponent(project, rows, scorer, path) for name, path in opponents.items()}
     per_class = model.outcome.per_class()
@@ -148,6 +150,15 @@ def rows_by_label(rows: Sequence[tasks.Example], task: str) -> dict[str, int]:
     else:
         names = []
     return {name: names.count(name) for name in sorted(set(names))}
+
+
+def _risks(project: Project, scorer: Scorer, rows: Rows, names: Sequence[str]) -> dict[str, Score]:
+    """The risks that the conditions name; they take time, so no others are measured here."""
+    if not names:
+        return {}
+    from wyrmling.evaluate.risks import examine
+
+    return examine.scores(project, scorer, rows, names)
 
 
 # ---- what is beside the model ----

@@ -40,6 +40,24 @@ def continuations(scorer: Scorer, prompts: Sequence[str], *, max_tokens: int, st
     return found
 
 
+def samples(scorer: Scorer, prompts: Sequence[str], *, max_tokens: int) -> list[str]:
+    """How the model goes on from each text, drawn at temperature 1; the n-th answer with the seed n."""
+    ends = frozenset(scorer.tokenizer.end_ids)
+    decoder = Decoder(scorer.model)
+    said: dict[int, list[int]] = {}
+    room = scorer.context - max_tokens
+    with bar("samples", len(prompts)) as progress:
+        for start in range(0, len(prompts), AT_ONCE):
+            for seed, prompt in enumerate(prompts[start : start + AT_ONCE], start):
+                sampling = Sampling(max_tokens=max_tokens, seed=seed, stop_ids=ends)
+                said[decoder.add(scorer.tokenizer.prompt(prompt)[-room:], sampling)] = []
+            while decoder.running:
+                for token in decoder.step():
+                    said[token.handle].append(token.id)
+            progress.advance(min(AT_ONCE, len(prompts) - start))
+    return [scorer.tokenizer.decode(ids) for ids in said.values()]
+
+
 def _until(text: str, stops: Sequence[str]) -> str:
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
