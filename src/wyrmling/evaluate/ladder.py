@@ -150,6 +150,8 @@ def _recommend(rungs: Sequence[Rung], quality: Mapping[str, Score], metric: str)
         if rung.name in worse and worse[rung.name].p >= ALPHA:
             why = f"{best.name} is best, and this is the cheapest that is not clearly worse (p >= {ALPHA})"
             return rung.name, none + why
+    if best.name == rungs[0].name:
+        return best.name, f"{none}no rung is cheaper, and none is better"
     return best.name, f"{none}it is the best, and every cheaper rung is clearly worse (p < {ALPHA})"
 
 
