@@ -1,7 +1,7 @@
 """The whole loop on support-desk: serve, replay messages with corrections over HTTP, accept, retrain, roll back.
 
-    python benchmarks/loop.py --per-label 30
-    python benchmarks/loop.py --per-label 30 --wrong 0.3
+    python benchmarks/loop.py --per-label 20 --folder DIR
+    python benchmarks/loop.py --per-label 20 --folder DIR --wrong 0.3
 
 300 messages are held out of the shipped training file (Banking77), the champion learns from the rest (from --per-label
 of each intent at most). A user confirms each right answer and corrects each wrong one; with --wrong that share of the
@@ -41,13 +41,29 @@ def wyrmling(project: Path, *arguments: str, codes: tuple[int, ...] = (0,)) -> t
     return json.loads(done.stdout), time.monotonic() - started
 
 
-def make_project(folder: Path, per_label: int | None, held_out: int, accept: str) -> list[Row]:
-    """The example with fewer training rows; the messages that were held out."""
-    ignored = shutil.ignore_patterns("runs", "wyrmling.db*")
-    shutil.copytree(ROOT / "examples" / "support-desk", folder, ignore=ignored, dirs_exist_ok=True)
-    table = folder / "data" / "train.csv"
+def keep_intents(table: Path, intents: int | None) -> list[Row]:
+    """The rows of a table with the first so many intents of the alphabet; the table keeps no others."""
     with table.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
+    names = sorted({row["category"] for row in rows})[:intents]
+    kept = [row for row in rows if row["category"] in names]
+    write(table, kept)
+    return kept
+
+
+def write(table: Path, rows: list[Row]) -> None:
+    with table.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def make_project(folder: Path, per_label: int | None, intents: int | None, held_out: int, accept: str) -> list[Row]:
+    """The example with fewer rows; the messages that were held out."""
+    ignored = shutil.ignore_patterns("runs", "wyrmling.db*")
+    shutil.copytree(ROOT / "examples" / "support-desk", folder, ignore=ignored, dirs_exist_ok=True)
+    rows = keep_intents(folder / "data" / "train.csv", intents)
+    tested = keep_intents(folder / "data" / "test.csv", intents)
     random.Random(0).shuffle(rows)
     messages, rest = rows[:held_out], rows[held_out:]
     taken: dict[str, int] = defaultdict(int)
@@ -56,16 +72,14 @@ def make_project(folder: Path, per_label: int | None, held_out: int, accept: str
         taken[row["category"]] += 1
         if per_label is None or taken[row["category"]] <= per_label:
             kept.append(row)
-    with table.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(kept)
+    write(folder / "data" / "train.csv", kept)
     settings = folder / "wyrmling.toml"
     text = settings.read_text(encoding="utf-8")
     start = text.index("accept = ")
     text = text[:start] + f'accept = ["{accept}"]' + text[text.index("\n", start) :]
-    settings.write_text(text + "\n[feedback]\nmax_per_user = 100\n", encoding="utf-8")
-    print(f"champion learns from {len(kept):,} messages; {len(messages):,} are held out", flush=True)
+    settings.write_text(text, encoding="utf-8")
+    learned = f"{len(kept):,} messages of {len(taken)} intents"
+    print(f"champion learns from {learned}, tested on {len(tested):,}; {len(messages):,} are held out", flush=True)
     return messages
 
 
@@ -164,6 +178,7 @@ def noticed(address: str, wanted: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-label", type=int, help="training messages of each intent at most; all without")
+    parser.add_argument("--intents", type=int, help="only so many of the 77 intents")
     parser.add_argument("--messages", type=int, default=300)
     parser.add_argument("--wrong", type=float, default=0.0, help="share of the messages that get a wrong correction")
     parser.add_argument("--accept", default="macro_f1 >= 0.5", help="the project's objective")
@@ -171,7 +186,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="wyrmling-loop-"))
     first_project, project = folder / "champion", folder / "support-desk"
-    messages = make_project(first_project, options.per_label, options.messages, options.accept)
+    messages = make_project(first_project, options.per_label, options.intents, options.messages, options.accept)
     first, seconds = wyrmling(first_project, "run", codes=(0, 3, 4))
     print(f"champion {first['model']}: macro F1 {first['summary']['score']['value']:.4f}, {seconds:.0f} s", flush=True)
     shutil.rmtree(project, ignore_errors=True)
