@@ -21,7 +21,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wyrmling.config import OptimizerName
 from wyrmling.core import hardware
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model, stacked_parts
@@ -40,6 +41,8 @@ from wyrmling.train.loop import steps
 from wyrmling.train.objectives import token_loss
 from wyrmling.train.optim import SCHEDULES, Optimizer, parameter_groups
 from wyrmling.train.order import Array
+from wyrmling.train.prefetch import Feed
+from wyrmling.train.spikes import Judge, Recent
 
 TARGET = 1.88
 PEER_STEPS, PEER_BLOCK, PEER_BATCH = 2000, 64, 12
@@ -94,15 +97,15 @@ def validation_loss(logits: Callable[[Tensor], Tensor], data: Data, window: int)
 class Recipe:
     """Sizes and numbers of one of our runs. batch: characters per step."""
 
-    layers: int = 3
+    layers: int = 2
     width: int = 128
-    heads: int = 2
+    heads: int = 4
     context: int = 64
-    batch: int = 1024
-    steps: int = 240
-    optimizer: str = "muon"
-    lr: float = 0.03
-    embedding_lr: float = 0.3
+    batch: int = 768
+    steps: int = 295
+    optimizer: OptimizerName = "muon"
+    lr: float = 0.05
+    embedding_lr: float = 0.1
     head_lr: float = 0.004
     weight_decay: float = 0.1
     warmup: float = 0.05
@@ -142,8 +145,8 @@ def ours(recipe: Recipe, data: Data, *, window: int, every: int, seconds: float 
     numbers = {"warmup": round(recipe.warmup * recipe.steps), "decay": round(recipe.decay * recipe.steps)}
     schedule = partial(SCHEDULES["wsd"], total=recipe.steps, **numbers)
     stepping = steps(
-        model, optimizer, token_loss, batches.step,
-        first=1, last=recipe.steps, schedule=schedule, seed=1, max_norm=1.0, autocast=autocast,
+        model, optimizer, token_loss, Feed(batches, first=1, last=recipe.steps),
+        first=1, last=recipe.steps, schedule=schedule, seed=1, max_norm=1.0, judge=Judge(Recent()), autocast=autocast,
     )  # fmt: skip
     cpu, since, began = 0.0, time.process_time(), time.monotonic()
     for done in stepping:
@@ -172,7 +175,7 @@ def _model_and_optimizer(recipe: Recipe, data: Data) -> tuple[Model, Optimizer]:
     model = Model(config, "next", seed=recipe.seed, zero_init=recipe.zero_init)
     groups = parameter_groups(
         dict(model.named_parameters()),
-        rule=recipe.optimizer,  # type: ignore[arg-type]
+        rule=recipe.optimizer,
         lr=recipe.lr,
         embedding_lr=recipe.embedding_lr,
         head_lr=recipe.head_lr,
@@ -264,15 +267,15 @@ def race(data: Data, rounds: int) -> None:
 def optimizers(data: Data) -> None:
     """Steps after which Muon's loss is at most AdamW's final one, for the best of several rates of AdamW."""
     torch.set_num_threads(1)
-    size = {"layers": 4, "width": 192, "heads": 3, "batch": 2048, "context": 128}
+    size = Recipe(layers=4, width=192, heads=3, batch=1536, context=128, steps=150, lr=0.02, decay=0.5)
     found = {}
     for lr in (1.5e-3, 3e-3, 6e-3):
-        recipe = Recipe(**size, steps=200, optimizer="adamw", lr=lr, embedding_lr=lr, head_lr=lr)  # type: ignore[arg-type]
+        recipe = replace(size, optimizer="adamw", lr=lr, embedding_lr=lr, head_lr=lr)
         found[lr] = _final(recipe, data)
     rate = min(found, key=lambda lr: found[lr])
-    print(f"AdamW, 200 steps: {', '.join(f'{loss:.4f} at {lr:g}' for lr, loss in found.items())}")
-    for share in (0.4, 0.5, 0.6):
-        recipe = Recipe(**size, steps=round(200 * share))  # type: ignore[arg-type]
+    print(f"AdamW, {size.steps} steps: {', '.join(f'{loss:.4f} at {lr:g}' for lr, loss in found.items())}")
+    for share in (0.45, 0.6):
+        recipe = replace(size, steps=round(size.steps * share))
         loss = _final(recipe, data)
         print(f"Muon, {recipe.steps} steps ({share:.0%}): {loss:.4f}{'  reached' if loss <= found[rate] else ''}")
 
@@ -287,13 +290,13 @@ LONG = Recipe(layers=6, width=256, heads=4, context=256, batch=4096, steps=1800,
 
 def lowest(data: Data, minutes: float) -> None:
     """The lowest validation loss within so many minutes; the schedule is made for the steps that fit."""
-    probe = Recipe(**{**vars(LONG), "steps": 12})
+    probe = replace(LONG, steps=12)
     began = time.monotonic()
     list(ours(probe, data, window=256, every=10**9, seconds=120))
     per_step = (time.monotonic() - began) / 12
     total = int(0.93 * minutes * 60 / per_step)
     print(f"{per_step:.2f} s per step: {total} steps")
-    for point in ours(Recipe(**{**vars(LONG), "steps": total}), data, window=256, every=max(1, total // 12)):
+    for point in ours(replace(LONG, steps=total), data, window=256, every=max(1, total // 12)):
         print(f"step {point.step}: {point.loss:.4f}, {time.monotonic() - began:.0f} s", flush=True)
 
 

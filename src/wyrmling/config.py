@@ -22,7 +22,7 @@ from wyrmling.core.errors import BadSetting, UsageError
 PROJECT_FILE = "wyrmling.toml"
 
 Task = Literal["complete", "chat", "classify", "tag", "answer", "summarize"]
-TrainObjective = Literal["causal", "masked", "sft", "classify", "tag"]
+TrainObjective = Literal["causal", "masked", "sft", "classify", "tag", "preference"]
 
 
 def _tuple(value: Any) -> Any:
@@ -86,7 +86,9 @@ class Source(Section):
     text: str | None = None
     """The column that holds the text."""
     label: str | None = None
-    """The column that holds the label."""
+    """The column that holds the label; a list there, or text with a label_separator, is several labels."""
+    label_separator: str | None = Field(default=None, min_length=1)
+    """The string between the labels of one row, such as "|". None: a text is one label."""
     prompt: str | None = None
     """The column that holds the prompt or question."""
     response: str | None = None
@@ -297,6 +299,23 @@ class FewShot(Section):
     better so."""
 
 
+PreferenceLoss = Literal["dpo", "orpo", "kto"]
+
+
+class Preference(Section):
+    """How the objective preference learns from pairs of answers and rated answers."""
+
+    loss: PreferenceLoss = "dpo"
+    """dpo (pairs, against a reference), orpo (pairs, without one: it learns the chosen answers too), or kto (rated
+    answers; of a pair one is good, one bad)."""
+    beta: float = Field(default=0.1, gt=0)
+    """How strictly the model is held to its reference (dpo, kto), or the weight of the preference (orpo)."""
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """Factor of the loss of answers called good (kto)."""
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    """Factor of the loss of answers called bad (kto)."""
+
+
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(_tuple)]
 
@@ -305,6 +324,7 @@ _OF_OBJECTIVES: dict[str, tuple[TrainObjective, ...]] = {
     "class_weights": ("classify", "tag"),
     "replay": ("causal", "masked", "sft"),
     "fim_rate": ("causal",),
+    "preference": ("preference",),
 }
 
 
@@ -314,13 +334,15 @@ class TrainStep(Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """The name of the step, for folders and the command line."""
     objective: TrainObjective
-    """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify or tag."""
+    """What is learned: causal (next token), masked (hidden tokens), sft (answers), classify, tag, or preference (the
+    better of two answers, or answers called good)."""
     method: TrainMethod = "full"
     """Which weights move: full (all), freeze (the last blocks), probe (the head), lora, qlora (lora on 4 bits), or
     none: few-shot, which shows rows instead."""
     freeze: Freeze = Freeze()
     lora: Lora = Lora()
     few_shot: FewShot = FewShot()
+    preference: Preference = Preference()
     sources: Strings | None = None
     """Names of the sources to learn from. None: every source with rows that fit the objective."""
     epochs: float | None = Field(default=None, gt=0)
@@ -350,6 +372,11 @@ class TrainStep(Section):
     """Share of the steps in which the learning rate rises."""
     decay: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps in which a wsd schedule falls."""
+    keep_trunk: bool = False
+    """Also keep weights and optimizer as they are before the rate of a wsd schedule falls, to go on from later."""
+    trunk: str | None = Field(default=None, min_length=1)
+    """Go on from the trunk of an earlier step, by its name, or of a train artifact, by its folder. None: start from the
+    step before."""
     weight_decay: float | None = Field(default=None, ge=0)
     """Decoupled weight decay of the matrices. None: derived."""
     clip: float = Field(default=1.0, ge=0)
@@ -403,6 +430,10 @@ class TrainStep(Section):
         for name, objectives in _OF_OBJECTIVES.items():
             if name in self.model_fields_set and getattr(self, name) and self.objective not in objectives:
                 raise ValueError(f"{name} is set, but the objective is {self.objective!r}, which does not use it")
+        if not self.isolate and self.objective not in ("causal", "masked"):
+            raise ValueError(f"isolate = false is for causal and masked, but the objective is {self.objective!r}")
+        if self.neftune and self.method == "probe":
+            raise ValueError("neftune is set, but the method probe never goes through the embedding")
         if sum(self.replay.values()) >= 1:
             raise ValueError("the shares of replay leave nothing for the other sources")
         if both := set(self.replay) & set(self.sources or ()):
@@ -411,6 +442,10 @@ class TrainStep(Section):
 
     @model_validator(mode="after")
     def _settings_of_the_method(self) -> TrainStep:
+        if (self.keep_trunk or self.trunk is not None) and self.method != "full":
+            raise ValueError(f"a trunk is made of all weights, but the method is {self.method!r}")
+        if self.keep_trunk and (self.schedule != "wsd" or self.decay == 1):
+            raise ValueError('keep_trunk needs steps before the rate falls: schedule = "wsd" and decay below 1')
         for section, methods in (
             ("freeze", ("freeze",)), ("lora", ("lora", "qlora")), ("few_shot", ("few-shot",)),
         ):  # fmt: skip

@@ -241,6 +241,13 @@ def test_a_rated_answer_is_good_or_bad(cell: object, label: str) -> None:
     assert (filled.kind, filled.label, len(filled.messages)) == ("rating", label, 2)
 
 
+def test_rated_answers_in_the_form_they_are_exchanged_in_are_ratings() -> None:
+    row = {"prompt": [ASKED], "completion": [{"role": "assistant", "content": "Yes."}], "label": False}
+    filled = fill(Row("s", "x:1", "json", "document"), find_shape("s", source(), list(row), "x.json"), row)
+    assert (filled.kind, filled.label) == ("rating", "bad")
+    assert [tuple(message) for message in filled.messages] == [("user", "Is 7 prime?"), ("assistant", "Yes.")]
+
+
 def test_a_rating_that_is_no_yes_or_no_is_a_misfit() -> None:
     row = {"messages": [ASKED], "stars": 4}
     shape = find_shape("s", source(messages="messages", rating="stars"), list(row), "x.json")

@@ -212,8 +212,8 @@ def test_a_changed_byte_is_found_when_asked_for(stored: Path, tmp_path: Path) ->
 def test_a_store_of_an_earlier_format_is_refused(stored: Path, tmp_path: Path) -> None:
     shutil.copytree(stored, tmp_path / "a")
     path = tmp_path / "a/store/store.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"format": 3', '"format": 1'), encoding="utf-8")
-    with pytest.raises(CorruptArtifact, match="format 1, not 3"):
+    path.write_text(path.read_text(encoding="utf-8").replace('"format": 4', '"format": 1'), encoding="utf-8")
+    with pytest.raises(CorruptArtifact, match="format 1, not 4"):
         TokenStore.open(tmp_path / "a", "train")
 
 

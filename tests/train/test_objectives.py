@@ -78,7 +78,7 @@ def test_noise_on_embeddings_is_bounded_by_the_length_of_each_document() -> None
     of.body.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     torch.manual_seed(0)
     noisy(of, material)
-    plan = Segments(LENGTHS).plan(torch.device("cpu"))
+    plan = Segments(LENGTHS).plan(torch.device("cpu"), 32)
     noise = (seen[0] - of.body.embedding(material.tokens)[plan.order_P])[plan.where_N]
     for length, part in zip(LENGTHS, noise.split(LENGTHS), strict=True):
         bound = alpha / (length * 32) ** 0.5

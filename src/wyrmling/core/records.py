@@ -14,6 +14,23 @@ Kind = Literal["document", "labelled", "tagged", "conversation", "pair", "rating
 SplitName = Literal["train", "val", "test"]
 Verdict = Literal["kept", "changed", "dropped", "error"]
 
+# Stands before each label of a row that may have several: a row without any is this sign alone.
+SEVERAL = "\x1f"
+
+
+def labels_of(label: str | None) -> list[str]:
+    """The labels of a row: none, one, or several."""
+    if label is None:
+        return []
+    return (
+        label.split(SEVERAL)[1:]
+        if label.startswith(SEVERAL) and label != SEVERAL
+        else []
+        if label == SEVERAL
+        else [label]
+    )
+
+
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 EXAMPLE_SCHEMA = pa.schema(
@@ -25,6 +42,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("split", pa.string()),  # train | val | test
         ("text", pa.string()),  # document, labelled; for tagged the words joined by spaces
         ("label", pa.string()),  # labelled
+        ("labels", pa.list_(pa.string())),  # labelled, where a row may have several
         ("words", pa.list_(pa.string())),  # tagged
         ("tags", pa.list_(pa.string())),  # tagged, BIO, one per word
         ("messages", pa.list_(MESSAGE)),  # conversation, rating; for a pair the turns before the answers

@@ -120,7 +120,7 @@ def _languages(alive: list[Row], figures: dict[str, Any]) -> str:
 
 
 def _labels(alive: list[Row], figures: dict[str, Any], settings: Settings) -> str:
-    counts = Counter((row.label, row.split) for row in alive if row.label is not None)
+    counts = Counter((name, row.split) for row in alive for name in row.names)
     totals: Counter[str] = Counter()
     for (label, _), count in counts.items():
         totals[str(label)] += count

@@ -116,7 +116,7 @@ def _may_go(row: Row) -> bool:
 def _warn(ranked: Sequence[Row], conflicts: list[Row]) -> None:
     if conflicts:
         texts = len({row.key for row in conflicts})
-        shown = ", ".join(f"{row.origin} ({row.label})" for row in conflicts[:4])
+        shown = ", ".join(f"{row.origin} ({', '.join(row.names)})" for row in conflicts[:4])
         warn(f"{texts} texts occur with more than one label; all are kept, see label_conflict in the ledger: {shown}")
     tests = {row.cluster for row in ranked if row.fixed == "test" and row.cluster}
     leaks = sum(row.alive and not row.held_out and row.cluster in tests for row in ranked)

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from wyrmling.config import Clean, Settings
 from wyrmling.core.errors import BadInput, NothingToLearn
 from wyrmling.core.log import say, warn
-from wyrmling.data.rows import Row
+from wyrmling.data.rows import TALKS, Row
 from wyrmling.data.split import SCORED
 
 # What a source must give for a task, and the settings that give it.
-NEEDED = {"labelled": "text and label", "tagged": "words and tags", "conversation": "prompt and response, or messages"}
+NEEDED = {
+    "labelled": "text and label",
+    "tagged": "words and tags",
+    "conversation": "prompt and response, or messages, or chosen and rejected",
+}
 # A rule that drops a larger share of a source is worth a look.
 MUCH = 0.2
 
@@ -31,6 +35,9 @@ def check(rows: Sequence[Row], settings: Settings) -> None:
     task = settings.objective.task
     kind = SCORED[task]
     fitting = [row for row in alive if row.kind == kind]
+    if kind == "conversation" and not fitting:
+        # Preferred and rated answers are conversations too; they are what is learned where there is nothing else.
+        fitting = [row for row in alive if row.kind in TALKS]
     if kind in NEEDED and not any(row.split == "train" for row in fitting):
         lost = sum(row.kind == kind for row in rows)
         raise BadInput(
@@ -39,9 +46,10 @@ def check(rows: Sequence[Row], settings: Settings) -> None:
             where="data.sources",
             fix=f"name the columns of a source: {NEEDED[kind]}",
         )
-    if task == "classify" and len(names := {row.label for row in fitting if row.split == "train"}) < 2:
+    if task == "classify" and len(names := {n for row in fitting if row.split == "train" for n in row.names}) < 2:
         raise NothingToLearn(
-            f"all {len(fitting)} labelled rows have the same label {names.pop()!r}; rules that dropped most: {reasons}",
+            f"all {len(fitting)} labelled rows have the same label {', '.join(names)!r}; rules that dropped most: "
+            f"{reasons}",
             where="data.sources",
             fix="add rows with another label, or correct the column that `label` names",
         )

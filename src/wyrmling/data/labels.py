@@ -51,7 +51,8 @@ def find_problems(rows: Sequence[Row], settings: Labels, texts: Texts) -> list[F
     texts   row id -> text, of the rows it is given
     Rows of nearly the same text with different labels are named "near_label_conflict" in the ledger.
     """
-    labelled = [row for row in rows if row.alive and row.kind == "labelled" and not row.held_out]
+    # Rows with several labels are not looked at: near ones may well have some of them.
+    labelled = [row for row in rows if row.alive and row.kind == "labelled" and not row.held_out and row.labels is None]
     near = _near_conflicts(labelled)
     guesses = _guess(labelled, texts) if settings.check else {}
     findings = []

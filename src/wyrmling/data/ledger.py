@@ -59,7 +59,8 @@ def _example(row: Row, full: Row, licences: Mapping[str, str | None]) -> dict[st
         "kind": row.kind,
         "split": row.split,
         "text": None if talk else full.body,
-        "label": None if row.kind == "rating" else row.label,
+        "label": None if row.kind == "rating" or row.labels is not None else row.label,
+        "labels": row.labels,
         "words": full.words if tagged else None,
         "tags": row.tags if tagged else None,
         "messages": (messages[:-2] if pair else messages) if talk else None,
@@ -95,12 +96,14 @@ def _ledger_row(row: Row, full: Row) -> dict[str, Any]:
     }
 
 
-def labels(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """The labels of kept rows, sorted, and their tags, sorted with "O" first."""
+def labels(rows: Sequence[Row]) -> dict[str, Any]:
+    """The labels of kept rows, sorted, their tags, sorted with "O" first, and whether a row may have several labels."""
     alive = [row for row in rows if row.alive]
+    labelled = [row for row in alive if row.kind == "labelled"]
     tags = {tag for row in alive for tag in row.tags}
     return {
-        "labels": sorted({row.label for row in alive if row.kind == "labelled" and row.label is not None}),
+        "labels": sorted({name for row in labelled for name in row.names}),
+        "several": any(row.labels is not None for row in labelled),
         "tags": sorted(tags, key=lambda tag: (tag != "O", tag)),
     }
 

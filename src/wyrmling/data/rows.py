@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from wyrmling.core.records import Kind, SplitName, Verdict
+from wyrmling.core.records import SEVERAL, Kind, SplitName, Verdict, labels_of
 
 # Kinds whose text is in messages.
 TALKS: tuple[Kind, ...] = ("conversation", "pair", "rating")
@@ -68,6 +68,16 @@ class Row:
     redactions: dict[str, int] = field(default_factory=dict)
     split: SplitName | None = None
     language: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The labels of the row: mostly one."""
+        return labels_of(self.label)
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The labels of a row that may have several; None for all others."""
+        return self.names if self.label is not None and self.label.startswith(SEVERAL) else None
 
     @property
     def alive(self) -> bool:

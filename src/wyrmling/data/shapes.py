@@ -14,7 +14,7 @@ from wyrmling.core import functions
 from wyrmling.core.errors import BadInput
 from wyrmling.core.functions import loaded
 from wyrmling.core.log import say
-from wyrmling.core.records import Kind
+from wyrmling.core.records import SEVERAL, Kind
 from wyrmling.data import preferences
 from wyrmling.data.rows import TALKS, Message, Row
 
@@ -77,6 +77,7 @@ class Shape(NamedTuple):
     chosen: str | None = None
     rejected: str | None = None
     rating: str | None = None
+    separator: str | None = None
 
 
 class Misfit(Exception):
@@ -92,6 +93,8 @@ def find_shape(name: str, source: Source, columns: Sequence[str], where: str) ->
     Raises BadInput when a named column is missing, or when the names leave more than one choice or none.
     """
     shape = _find(name, source, columns, where)
+    if shape.label is not None:
+        shape = shape._replace(separator=source.label_separator)
     lower = {column.strip().lower(): column for column in columns}
     used = [column for column in shape[1:] if column is not None]
     # The second column of a name is "name (3)", after its place.
@@ -178,6 +181,10 @@ def _detect(name: str, source: Source, columns: Sequence[str], where: str) -> Sh
         prompt = next((lower[name] for name in PROMPT if name in lower), None)
         context = lower.get("input") if prompt == lower.get("instruction") else None
         shapes = [Shape("pair", prompt=prompt, context=context, chosen=lower["chosen"], rejected=lower["rejected"])]
+    elif {"prompt", "completion", "label"} <= lower.keys():
+        # The columns by which rated answers are exchanged.
+        rated = lower["label"]
+        shapes = [Shape("rating", prompt=lower["prompt"], response=lower["completion"], rating=rated)]
     elif "instruction" in lower and "output" in lower:
         context = lower.get("input") or lower.get("context")
         shapes = [Shape("conversation", prompt=lower["instruction"], context=context, response=lower["output"])]
@@ -227,15 +234,24 @@ def fill(row: Row, shape: Shape, cells: dict[str, Any]) -> Row:
     elif shape.messages is not None:
         row.messages = [*_before(cells, shape), *_messages(cells.get(shape.messages), shape.messages)]
     elif shape.prompt is not None and shape.response is not None:
-        response = cell(cells, shape.response) or ""
-        row.messages = [*_before(cells, shape), *_prompt(cells, shape), Message("assistant", response)]
+        row.messages = [*_before(cells, shape), *_prompt(cells, shape), *_response(cells, shape.response)]
     elif shape.text is not None:
         row.text = cell(cells, shape.text) or ""
         if shape.label is not None:
-            row.label = (cell(cells, shape.label) or "").strip() or None
+            row.label = _label(cells, shape.label, shape.separator)
     if shape.rating is not None:
         row.label = "good" if _clear(preferences.good, cell(cells, shape.rating), shape.rating) else "bad"
     return row
+
+
+def _label(cells: dict[str, Any], column: str, separator: str | None) -> str | None:
+    """The label of a row; several of them, in the alphabet's order, with a sign before each."""
+    value = cells.get(column)
+    if separator is None and not isinstance(value, (list, tuple)):
+        return (cell(cells, column) or "").strip() or None
+    names = value if isinstance(value, (list, tuple)) else (cell(cells, column) or "").split(separator)
+    found = sorted({str(name).strip() for name in names} - {""})
+    return SEVERAL + SEVERAL.join(found)
 
 
 def _prompt(cells: dict[str, Any], shape: Shape) -> list[Message]:
@@ -247,6 +263,13 @@ def _prompt(cells: dict[str, Any], shape: Shape) -> list[Message]:
     context = cell(cells, shape.context) if shape.context and shape.context in cells else None
     parts = (cell(cells, shape.prompt), context)
     return [Message("user", "\n\n".join(part for part in parts if part and part.strip()))]
+
+
+def _response(cells: dict[str, Any], column: str) -> list[Message]:
+    """The answer of a row: text, or a list of messages."""
+    if isinstance(cells.get(column), list):
+        return _messages(cells[column], column)
+    return [Message("assistant", cell(cells, column) or "")]
 
 
 def _pair(cells: dict[str, Any], shape: Shape, chosen: str, rejected: str) -> list[Message]:

@@ -151,7 +151,7 @@ def _place_by_label(units: list[Unit], seed: int) -> None:
     """Spread the units of each label evenly over [0, 1), in the order of their hashes: each label gets its share."""
     by_label: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
-        labels = [row.label for row in unit.rows if row.label is not None]
+        labels = [name for row in unit.rows for name in row.names]
         if labels:
             by_label[min(labels)].append(unit)
     for label, of_label in by_label.items():
@@ -174,22 +174,22 @@ def _fill(units: list[Unit], *, val: bool, test: bool, train: bool) -> None:
 
 def _keep_labels_in_train(units: list[Unit], kept: list[Row]) -> None:
     """A label that train would lack moves there, with the unit nearest to train that has it."""
-    present = {row.label for row in kept if row.fixed == "train"}
-    present |= {row.label for unit in units if unit.split == "train" for row in unit.rows}
+    present = {name for row in kept if row.fixed == "train" for name in row.names}
+    present |= {name for unit in units if unit.split == "train" for row in unit.rows for name in row.names}
     for unit in sorted(units, key=lambda unit: unit.place, reverse=True):
-        labels = {row.label for row in unit.rows if row.label is not None}
+        labels = {name for row in unit.rows for name in row.names}
         if unit.split != "train" and not labels <= present:
             unit.split = "train"
             present |= labels
 
 
 def _warn_labels(kept: list[Row]) -> None:
-    learned = [row.label for row in kept if row.split == "train" and row.label is not None]
-    everywhere = Counter(row.label for row in kept if row.fixed != "test")
+    learned = [name for row in kept if row.split == "train" for name in row.names]
+    everywhere = Counter(name for row in kept if row.fixed != "test" for name in row.names)
     once = sorted({label for label in learned if everywhere[label] == 1})
     if once:
         warn(f"seen only once, so learned but never scored: {_names(once)}; add rows with these labels")
-    unknown = sorted({row.label for row in kept if row.label is not None and row.split == "test"} - set(learned))
+    unknown = sorted({name for row in kept if row.split == "test" for name in row.names} - set(learned))
     if unknown and learned:
         warn(f"labels of the test rows that no train row has: {_names(unknown)}")
 

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,17 +46,11 @@ def tfidf(train_texts: Texts, train_labels: Texts) -> Callable[[Texts], tuple[li
     C = 0.5 and the n-gram ranges are fixed, not tuned on anything.
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
     from sklearn.svm import LinearSVC
 
     if len(set(train_labels)) < 2:
         return lambda texts: (majority(train_labels, len(texts)), np.zeros(len(texts)))
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    # Texts without any word of two letters ("?", "5") have characters only; the words would be an empty vocabulary.
-    has_words = any(re.search(r"\w\w", text) for text in train_texts)
-    features = make_union(words, characters) if has_words else characters
+    features = _features(train_texts)
     machine = LinearSVC(C=0.5, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -68,6 +63,40 @@ def tfidf(train_texts: Texts, train_labels: Texts) -> Callable[[Texts], tuple[li
         return [str(machine.classes_[i]) for i in margins.argmax(1)], margins.max(1)
 
     return answer
+
+
+def tfidf_sets(train_texts: Texts, train_sets: Sequence[Sequence[str]]) -> Callable[[Texts], list[list[str]]]:
+    """The same features with a yes or no for each label; a label that all rows have is given to every text."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    features = _features(train_texts)
+    train = features.fit_transform(train_texts)
+    machines: dict[str, Any] = {}
+    for label in sorted({label for names in train_sets for label in names}):
+        has = [label in names for names in train_sets]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            machines[label] = None if all(has) else LinearSVC(C=0.5, random_state=0).fit(train, has)
+
+    def answer(texts: Texts) -> list[list[str]]:
+        test = features.transform(texts)
+        said = {label: None if one is None else one.predict(test) for label, one in machines.items()}
+        return [[label for label, yes in said.items() if yes is None or yes[row]] for row in range(len(texts))]
+
+    return answer
+
+
+def _features(texts: Texts) -> Any:
+    """TF-IDF of words and characters, still to be fitted."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    # Texts without any word of two letters ("?", "5") have characters only; the words would be an empty vocabulary.
+    has_words = any(re.search(r"\w\w", text) for text in texts)
+    return make_union(words, characters) if has_words else characters
 
 
 def frequent_tag(train_words: Sentences, train_tags: Sentences) -> Callable[[Sentences], list[list[str]]]:

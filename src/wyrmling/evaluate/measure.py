@@ -144,7 +144,7 @@ def _warned(
 def rows_by_label(rows: Sequence[tasks.Example], task: str) -> dict[str, int]:
     """Rows of each label, or gold entities of each type."""
     if task == "classify":
-        names = [row["label"] for row in rows]
+        names = [name for row in rows for name in ([row["label"]] if row["labels"] is None else row["labels"])]
     elif task == "tag":
         names = [entity.type for row in rows for entity in entities.entities(row["tags"])]
     else:

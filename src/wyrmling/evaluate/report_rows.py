@@ -12,6 +12,7 @@ import numpy as np
 from wyrmling.evaluate import charts, metrics
 from wyrmling.evaluate.entities import Entity, entities
 from wyrmling.evaluate.html import more, place, section, shown, small, table, text
+from wyrmling.evaluate.label_set_outcome import LabelSetOutcome
 from wyrmling.evaluate.measure import Evaluation
 from wyrmling.evaluate.tasks import text_of
 
@@ -40,6 +41,8 @@ def _bits(columns: Mapping[str, Sequence[Any]], i: int) -> float:
 def errors(found: Evaluation) -> str:
     """The 50 worst rows, each with the training rows nearest to it."""
     task = found.document["task"]
+    if task == "classify" and found.document["confusion"] is None:
+        return _label_set_errors(found)
     if task == "classify":
         return _class_errors(found)
     return _tag_errors(found) if task == "tag" else _hard_texts(found)
@@ -64,6 +67,26 @@ def _class_errors(found: Evaluation) -> str:
     title = f"The {len(worst)} most confident errors of {len(wrong):,}"
     heads = ["text", "gold", "predicted", "p predicted", "p gold", "where"]
     return section(title, table(heads, lines, numbers=(3, 4), running=0) if lines else "<p>No errors.</p>")
+
+
+def _label_set_errors(found: Evaluation) -> str:
+    """The rows with most labels too many or too few."""
+    outcome, columns = found.model.outcome, found.model.columns
+    assert isinstance(outcome, LabelSetOutcome)
+    apart = (outcome.gold_NC ^ outcome.predicted_NC).sum(1).tolist()
+    wrong = sorted((i for i, count in enumerate(apart) if count), key=lambda i: -apart[i])
+    lines = [
+        [
+            text(found.rows.test[i]) + _nearest(found, i),
+            escape(columns["gold"][i]),
+            escape(columns["predicted"][i]),
+            place(found.rows.test[i]),
+        ]
+        for i in wrong[:WORST]
+    ]
+    title = f"The {len(lines)} rows with most wrong labels of {len(wrong):,}"
+    heads = ["text", "gold", "predicted", "where"]
+    return section(title, table(heads, lines, running=0) if lines else "<p>No errors.</p>")
 
 
 def _tag_errors(found: Evaluation) -> str:

@@ -53,6 +53,8 @@ class Scorer:
     device: str
     turns: Turns | None = None
     """What a few-shot model reads before each conversation."""
+    several: bool = False
+    """A text may have several of the labels."""
 
     @property
     def context(self) -> int:
@@ -108,21 +110,25 @@ def load(
     if quantize is not None:
         quantize_checked(folder.locate(path), model, quantize)
     labels, tags = ([], []) if about is None else (about.labels, about.tags)
-    return Scorer(model, Tokenizer.load(path), labels, tags, device, turns_of(folder.locate(path)))
+    several = about is not None and about.several
+    return Scorer(model, Tokenizer.load(path), labels, tags, device, turns_of(folder.locate(path)), several)
 
 
 # ---- classify and tag ----
 
 
 def classify(scorer: Scorer, rows: Sequence[Example]) -> tuple[Floats, int]:
-    """Probabilities (N, C) of each row's text, and how many texts were longer than the context and cut at its end."""
+    """Probabilities (N, C) of each row's text, and how many texts were longer than the context and cut at its end.
+
+    Those of a row add up to 1, but for a model by which a text may have several labels: there each is for itself.
+    """
     ids = _documents(scorer.tokenizer, [row["text"] for row in rows])
     stretches = [Stretch(i, row[: scorer.context], NONE, NONE) for i, row in enumerate(ids)]
     out = np.empty((len(rows), scorer.model.n_out))
     for chosen, tokens_N, segments in _batches(scorer, stretches, "classify"):
         with torch.inference_mode():
             logits = scorer.model.logits(tokens_N, segments)
-        out[chosen] = logits.double().softmax(-1).cpu().numpy()
+        out[chosen] = (logits.double().sigmoid() if scorer.several else logits.double().softmax(-1)).cpu().numpy()
     return out, sum(len(row) > scorer.context for row in ids)
 
 

@@ -53,7 +53,7 @@ def columns(rows: Sequence[Example], near_train: Sequence[str | None]) -> dict[s
         "source": [row["source"] for row in rows],
         "kind": [row["kind"] for row in rows],
         "near_train": [flag or "no" for flag in near_train],
-        "label": [row["label"] or "" for row in rows],
+        "label": [row["label"] or ", ".join(row.get("labels") or ()) for row in rows],
     }
     return {name: values for name, values in found.items() if len(set(values)) > 1}
 

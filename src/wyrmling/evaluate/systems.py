@@ -5,6 +5,7 @@ torch only comes in through the scorer that the caller loaded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,7 @@ from wyrmling.core.errors import BadInput
 from wyrmling.evaluate import answers, baselines, entities, resampling, tasks
 from wyrmling.evaluate.answer_outcome import AnswerOutcome, WithAnswers
 from wyrmling.evaluate.class_outcome import ClassOutcome
+from wyrmling.evaluate.label_set_outcome import LabelSetOutcome
 from wyrmling.evaluate.outcomes import Outcome, taken
 from wyrmling.evaluate.statistics import Floats, Ints
 from wyrmling.evaluate.tag_outcome import TagOutcome
@@ -41,7 +43,8 @@ Predict = Callable[[Sequence[Example]], list[Any]]
 def of_model(task: str, scorer: Scorer, rows: Rows, settings: Evaluate) -> Answered:
     """The model's answers. Raises BadInput naming a test row whose label or tag the model does not know."""
     if task == "classify":
-        return _classify(scorer, rows, scorer.labels, settings)
+        answer = _label_sets if scorer.several else _classify
+        return answer(scorer, rows, scorer.labels, settings)
     if task == "tag":
         tasks.check_tags(rows.test, scorer.tags)
         return _tag(scorer, rows, scorer.tags, settings)
@@ -51,7 +54,8 @@ def of_model(task: str, scorer: Scorer, rows: Rows, settings: Evaluate) -> Answe
 def of_opponent(task: str, scorer: Scorer, rows: Rows, model: Scorer, settings: Evaluate) -> Answered:
     """The answers of another model, in the labels of `model`: a label that only the other knows is a wrong answer."""
     if task == "classify":
-        return _classify(scorer, rows, model.labels, settings)
+        answer = _label_sets if model.several else _classify
+        return answer(scorer, rows, model.labels, settings)
     if task == "tag":
         return _tag(scorer, rows, [*model.tags, *scorer.tags], settings)
     return _text(task, scorer, rows, settings)
@@ -85,6 +89,35 @@ def _classify(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Evalu
     }
     outcome = ClassOutcome(labels, gold_N, predicted_N, probabilities_NC, settings.resamples, clusters(rows.test))
     return Answered(outcome, columns, notes)
+
+
+def _label_sets(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Evaluate) -> Answered:
+    """Every label that is likelier than not."""
+    from wyrmling.evaluate import score
+
+    gold_NC = np.array(tasks.gold_label_sets(rows.test, labels), dtype=np.bool_)
+    own_NC, cut = score.classify(scorer, rows.test)
+    _check_numbers(own_NC, rows.test)
+    index = {label: i for i, label in enumerate(scorer.labels)}
+    said_NC = np.zeros_like(gold_NC)
+    for place, label in enumerate(labels):
+        if label in index:
+            said_NC[:, place] = own_NC[:, index[label]] >= 0.5
+    notes = [f"{cut} texts are longer than {scorer.context} tokens; the model read their beginning"] if cut else []
+    outcome = LabelSetOutcome(labels, gold_NC, said_NC, settings.resamples, clusters(rows.test))
+    columns = _label_columns(outcome) | {"probabilities": own_NC.astype(np.float32).tolist()}
+    return Answered(outcome, columns, notes)
+
+
+def _label_columns(outcome: LabelSetOutcome) -> dict[str, list[Any]]:
+    """The labels of each row in words."""
+    sides = {"gold": outcome.gold_NC, "predicted": outcome.predicted_NC}
+    return {
+        name: [
+            ", ".join(label for label, has in zip(outcome.labels, row, strict=True) if has) or "none" for row in side
+        ]
+        for name, side in sides.items()
+    }
 
 
 def _check_numbers(values: Floats, rows: Sequence[Example]) -> None:
@@ -181,6 +214,8 @@ def baselines_for(
     task: str, rows: Rows, labels: Sequence[str], tags: Sequence[str], settings: Evaluate
 ) -> dict[str, Baseline]:
     """The baselines of a task by name, cheapest first."""
+    if task == "classify" and any(row["labels"] is not None for row in rows.test):
+        return _label_set_baselines(rows, labels, settings.resamples)
     if task == "classify":
         return _class_baselines(rows, labels, settings.resamples)
     if task == "tag":
@@ -207,6 +242,27 @@ def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[
         "majority": Baseline(lambda: lambda some: baselines.majority(named, len(some)), answered),
         "tfidf": Baseline(tfidf, answered),
     }
+
+
+def _label_set_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[str, Baseline]:
+    gold_NC = np.array(tasks.gold_label_sets(rows.test, labels), dtype=np.bool_)
+    texts = [row["text"] for row in rows.train]
+    sets = [tuple(label for label in row["labels"] or () if label in labels) for row in rows.train]
+
+    def answered(said: list[Any]) -> Answered:
+        said_NC = np.array([[label in names for label in labels] for names in said], dtype=np.bool_)
+        outcome = LabelSetOutcome(labels, gold_NC, said_NC, resamples, clusters(rows.test))
+        return Answered(outcome, {"predicted": _label_columns(outcome)["predicted"]}, [])
+
+    def majority() -> Predict:
+        most = Counter(sorted(sets)).most_common(1)[0][0]
+        return lambda some: [most for _ in some]
+
+    def tfidf() -> Predict:
+        answer = baselines.tfidf_sets(texts, sets)
+        return lambda some: answer([row["text"] for row in some])
+
+    return {"majority": Baseline(majority, answered), "tfidf": Baseline(tfidf, answered)}
 
 
 def _tag_baselines(rows: Rows, tags: Sequence[str], resamples: int) -> dict[str, Baseline]:

@@ -24,18 +24,17 @@ KINDS: dict[str, tuple[str, ...]] = {
     "classify": ("labelled",),
     "tag": ("tagged",),
     "complete": ("document", "labelled"),
-    "chat": ("conversation",),
-    "answer": ("conversation",),
-    "summarize": ("conversation",),
-}
+} | dict.fromkeys(("chat", "answer", "summarize"), ("conversation", "pair", "rating"))
 # Whose answers are also written out and compared with the expected ones.
 ANSWERED = ("answer", "summarize")
 HEADS = {"classify": "classes", "tag": "tags"} | dict.fromkeys(("complete", "chat", "answer", "summarize"), "next")
 # The columns that a source of such rows may name.
 _NAMING = {"classify": ("label",), "tag": ("tags",), "complete": ("text",)} | dict.fromkeys(
-    ("chat", "answer", "summarize"), ("prompt", "messages")
+    ("chat", "answer", "summarize"), ("prompt", "messages", "chosen")
 )
-_COLUMNS = ["row_id", "source", "origin", "kind", "text", "label", "words", "tags", "messages", "cluster"]
+_COLUMNS = ["row_id", "source", "origin", "kind", "text", "label", "labels", "words", "tags", "messages", "cluster"]
+# Columns that only examples.parquet has: what makes a conversation of a pair or a rated answer.
+_ANSWERS = ["chosen", "rating"]
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,18 @@ def read_split(data: Artifact, task: str, split: str, sources: Sequence[str] | N
     wanted: list[tuple[str, str, Any]] = [("split", "=", split), ("kind", "in", KINDS[task])]
     if sources is not None:
         wanted.append(("source", "in", list(sources)))
-    table = pq.read_table(data.path / "examples.parquet", columns=_COLUMNS, filters=wanted)
-    rows: list[Example] = table.to_pylist()
-    return rows
+    table = pq.read_table(data.path / "examples.parquet", columns=[*_COLUMNS, *_ANSWERS], filters=wanted)
+    return [talk for row in table.to_pylist() if (talk := _conversation(row)) is not None]
+
+
+def _conversation(row: Example) -> Example | None:
+    """The row, a pair or rated answer as the conversation that ends in the good answer; None when it is a bad one."""
+    if row["kind"] == "pair":
+        answer = {"role": "assistant", "content": row["chosen"]}
+        return {**row, "kind": "conversation", "messages": [*row["messages"], answer]}
+    if row["kind"] == "rating":
+        return {**row, "kind": "conversation"} if row["rating"] else None
+    return row
 
 
 def read_file(project: Project, file: Path) -> list[Example]:
@@ -124,7 +132,7 @@ def read_file(project: Project, file: Path) -> list[Example]:
             raise BadInput(
                 problem, where=row.origin, fix="mend the row, take it out, or name the columns in the source"
             )
-    return [_example(row) for row in rows]
+    return [talk for row in rows if (talk := _conversation(_example(row))) is not None]
 
 
 def _problem(row: Row, task: str) -> str | None:
@@ -140,14 +148,21 @@ def _problem(row: Row, task: str) -> str | None:
 
 def _example(row: Row) -> Example:
     whole = {name: getattr(row, name) for name in (*_COLUMNS, "language")}
-    return {**whole, "text": row.body, "messages": [message._asdict() for message in row.messages]}
+    if row.labels is not None:
+        whole["label"] = None
+    messages = [message._asdict() for message in row.messages]
+    if row.kind == "pair":
+        whole |= {"chosen": messages[-2]["content"]}
+        messages = messages[:-2]
+    return {**whole, "rating": row.label == "good", "text": row.body, "messages": messages}
 
 
 def _source_for(data: Data, task: str, file: Path) -> Source:
     """The first source that names the task's columns (else the first of all), with the file in the place of its own."""
     sources = list(data.sources.values())
     named = [source for source in sources if any(getattr(source, column) for column in _NAMING[task])]
-    columns = {"text", "label", "prompt", "response", "messages", "words", "tags", "separator", "delimiter", "encoding"}
+    columns = {"text", "label", "label_separator", "prompt", "response", "messages", "chosen", "rejected", "rating"}
+    columns |= {"words", "tags", "separator", "delimiter", "encoding"}
     return Source(path=str(file.resolve()), split="test", **(named or sources)[0].model_dump(include=columns))
 
 
@@ -165,6 +180,18 @@ def gold_labels(rows: Sequence[Example], labels: Sequence[str]) -> list[int]:
             )
         found.append(index[label])
     return found
+
+
+def gold_label_sets(rows: Sequence[Example], labels: Sequence[str]) -> list[list[bool]]:
+    """For each row whether it has each label. Raises BadInput naming the first row with a label the model lacks."""
+    for row in rows:
+        if unknown := [label for label in row["labels"] or () if label not in labels]:
+            raise BadInput(
+                f"the model does not know the label {unknown[0]!r}",
+                where=f"{row['origin']} (row {row['row_id']})",
+                fix=f"correct the label, or train with rows that have it; the model has {len(labels)} labels",
+            )
+    return [[label in (row["labels"] or ()) for label in labels] for row in rows]
 
 
 def check_tags(rows: Sequence[Example], tags: Sequence[str]) -> None:

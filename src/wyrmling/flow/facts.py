@@ -170,7 +170,7 @@ def _from_sources(project: Project, origins: Sequence[Origin]) -> Known:
     for row in rows:
         if row.split == "train":
             lengths[row.source, row.kind].append(_tokens(_n_bytes(row.body), 1, vocab_size))
-    labels = sorted({row.label for row in rows if row.label})
+    labels = sorted({name for row in rows if row.kind == "labelled" for name in row.names})
     tags = sorted({tag for row in rows for tag in row.tags})
     return Known(
         facts=_facts(project, lengths, vocab_size, len(labels), len(tags), scale),

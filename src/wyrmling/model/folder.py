@@ -37,6 +37,8 @@ class About:
     objective: str
     labels: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    several: bool = False
+    """A text may have several of the labels."""
     tokenizer_sha256: str = ""
     data_id: str = ""
     run_id: str = ""

@@ -86,14 +86,17 @@ def _load(model: Path, job: Job, verb: str, quantize: Quantize | None) -> Loaded
 
 
 def classify(model: Path, texts: Sequence[str], *, quantize: Quantize | None = None) -> list[dict[str, Any]]:
-    """Per text {index, label, probabilities}, the likeliest label first.
+    """Per text {index, label, labels, probabilities}, the likeliest label first; labels are all that the text has.
 
     Raises   UsageError when the model does not classify; BadInput naming a text that is too long
     """
     loaded = _load(model, "classify", "classify", quantize)
     rows = _rows(texts, lambda text: labels.text_row(loaded.tokenizer, text, loaded.context))
     found = _label(loaded, rows)
-    return [labels.classified(loaded.labels, i, words[0]).model_dump() for i, words in enumerate(found)]
+    return [
+        labels.classified(loaded.labels, i, words[0], several=loaded.several).model_dump()
+        for i, words in enumerate(found)
+    ]
 
 
 def tag(model: Path, texts: Sequence[str], *, quantize: Quantize | None = None) -> list[dict[str, Any]]:
@@ -123,6 +126,6 @@ def _rows(texts: Sequence[str], row_of: Callable[[str], labels.Row]) -> list[lab
 def _label(loaded: Loaded, rows: Sequence[labels.Row]) -> list[list[list[float]]]:
     found: dict[int, list[list[float]]] = {}
     for chosen in labels.passes(rows):
-        shares = labels.probabilities(loaded.model, [rows[index] for index in chosen])
+        shares = labels.probabilities(loaded.model, [rows[index] for index in chosen], several=loaded.several)
         found.update(zip(chosen, shares, strict=True))
     return [found[index] for index in range(len(rows))]

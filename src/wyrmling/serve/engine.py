@@ -308,7 +308,7 @@ class Engine:
         self._metrics.prompt_tokens.inc(tokens)
         started = time.monotonic()
         try:
-            found = labels.probabilities(self._loaded.model, [row for _, _, row in chosen])
+            found = labels.probabilities(self._loaded.model, [row for *_, row in chosen], several=self._loaded.several)
         except Exception:
             # Whoever waits for these rows must hear of the failure too.
             with self._wake:

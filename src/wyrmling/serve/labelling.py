@@ -30,7 +30,10 @@ async def classify(service: Service, request: Request) -> Response:
     asked = Asked(service, "classify", "cls", request.state.caller, body.texts)
 
     def answer(found: Found) -> Body:
-        data = [labels.classified(loaded.labels, index, words[0]) for index, words in enumerate(found)]
+        data = [
+            labels.classified(loaded.labels, index, words[0], several=loaded.several)
+            for index, words in enumerate(found)
+        ]
         asked.labels = [one.label for one in data]
         asked.confidence = sum(one.probabilities[one.label] for one in data) / len(data)
         return Classification(

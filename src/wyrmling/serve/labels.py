@@ -89,8 +89,11 @@ def passes(rows: Sequence[Row], tokens_per_pass: int = TOKENS_PER_PASS) -> Itera
 
 
 @torch.inference_mode()
-def probabilities(model: Model, rows: Sequence[Row]) -> list[list[list[float]]]:
-    """One forward pass. classes: one distribution per row; tags: one per word of each row."""
+def probabilities(model: Model, rows: Sequence[Row], *, several: bool = False) -> list[list[list[float]]]:
+    """One forward pass. classes: one distribution per row; tags: one per word of each row.
+
+    several   a text may have several labels: each has a probability for itself
+    """
     device = model.body.embedding.weight.device
     tokens_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
     wanted_R = None
@@ -101,7 +104,8 @@ def probabilities(model: Model, rows: Sequence[Row]) -> list[list[list[float]]]:
             start += len(row.tokens)
         wanted_R = torch.tensor(wanted, device=device)
     logits_RC = model.logits(tokens_N, Segments([len(row.tokens) for row in rows]), wanted_R)
-    shares: list[list[float]] = logits_RC.double().softmax(-1).tolist()
+    wide_RC = logits_RC.double()
+    shares: list[list[float]] = (wide_RC.sigmoid() if several else wide_RC.softmax(-1)).tolist()
     if model.head_name == "classes":
         return [[share] for share in shares]
     answers, at = [], 0
@@ -111,10 +115,11 @@ def probabilities(model: Model, rows: Sequence[Row]) -> list[list[list[float]]]:
     return answers
 
 
-def classified(labels: Sequence[str], index: int, shares: Sequence[float]) -> Classified:
-    """The likeliest label and the probability of every label, likeliest first."""
+def classified(labels: Sequence[str], index: int, shares: Sequence[float], *, several: bool = False) -> Classified:
+    """The likeliest label and the probability of every label, likeliest first; of several, those likelier than not."""
     ranked = sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])
-    return Classified(index=index, label=ranked[0][0], probabilities=dict(ranked))
+    chosen = [label for label, share in ranked if share >= 0.5] if several else [ranked[0][0]]
+    return Classified(index=index, label=ranked[0][0], labels=chosen, probabilities=dict(ranked))
 
 
 def tagged(tags: Sequence[str], index: int, words: Sequence[str], shares: Sequence[Sequence[float]]) -> Tagged:

@@ -69,6 +69,8 @@ class Loaded:
     turns: Turns | None = None
     """What a few-shot model reads before each conversation."""
     adapter: str | None = None
+    several: bool = False
+    """A text may have several of the labels."""
 
     @property
     def tokens(self) -> int:
@@ -171,6 +173,7 @@ def load(found: Found, *, device: str = "cpu", dtype: torch.dtype = torch.float3
         turns=turns_of(found.folder),
         chat=about.chat if about is not None else tokenizer.chat_template is not None,
         ours=about is not None,
+        several=about is not None and about.several,
     )
 
 

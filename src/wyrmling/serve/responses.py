@@ -188,6 +188,7 @@ class EmbeddingList(Body):
 class Classified(Body):
     index: int
     label: str
+    labels: list[str]
     probabilities: dict[str, float]
 
 

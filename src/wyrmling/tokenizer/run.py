@@ -25,7 +25,7 @@ from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import SPLITS, STORE, row_pieces
 from wyrmling.tokenizer.writer import StoreWriter
 
-VERSION = 4
+VERSION = 5
 
 # Uncompressed bytes of examples.parquet that a shard is made of: what is encoded again after a crash.
 SHARD_BYTES = 256_000_000
@@ -34,7 +34,7 @@ SHARD_BYTES = 256_000_000
 VOCABULARY_FILE = "vocabulary.json"
 
 # Objectives of a decoder. Its prompt is not closed; an encoder's text is.
-_OPEN_ENDED = {"causal", "sft"}
+_OPEN_ENDED = {"causal", "sft", "preference"}
 
 
 def run(project: Project, data: Artifact) -> Artifact:
@@ -180,7 +180,7 @@ def _encode(
 ) -> list[dict[str, Any]]:
     """Write the token store of all rows, from the first shard that is not there; what is said of each shard."""
     names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))
-    writer = StoreWriter(path / STORE, tokenizer, encoder, labels=names["labels"], tags=names["tags"])
+    writer = StoreWriter(path / STORE, tokenizer, encoder, **names)
     with bar("encode rows", total=survey.rows) as progress:
         progress.advance(sum(counts["rows"] for shard in writer.shards for counts in shard["splits"].values()))
         for groups in examples.shards(SHARD_BYTES)[len(writer.shards) :]:

@@ -26,7 +26,7 @@ from wyrmling.tokenizer import chat
 from wyrmling.tokenizer.chat import Piece
 from wyrmling.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 STORE = "store"
 STORE_FILE = "store.json"
 SHARDS_FILE = "shards.jsonl"
@@ -40,6 +40,7 @@ ROWS_SCHEMA = pa.schema(
         ("origin", pa.string()),
         ("kind", pa.string()),
         ("label", pa.int32()),  # index into the labels of store.json, -1 = none; of a rating 1 = good, 0 = bad
+        ("labels", pa.list_(pa.int32())),  # the same where rows may have several, else none
         ("second", pa.int64()),  # of a pair the first token of the rejected answer's conversation, else 0
         ("n_bytes", pa.int64()),  # UTF-8 bytes of the text that the learned tokens decode to
     ]
@@ -212,7 +213,8 @@ class TokenStore:
     """One split of a token store, read through memory maps. Made by `TokenStore.open`.
 
     rows              columns of the rows as numpy arrays, one entry per row
-    labels, tag_names the names behind `rows["label"]` and `tags(i)`
+    labels, tag_names the names behind `rows["label"]`, `rows["labels"]` and `tags(i)`
+    several           whether a row may have several labels
     shards            the files of the split, in the order of the rows
     """
 
@@ -222,6 +224,7 @@ class TokenStore:
         self.tokenizer_sha256: str = description["tokenizer_sha256"]
         self.labels: list[str] = description["labels"]
         self.tag_names: list[str] = description["tags"]
+        self.several: bool = description["several"]
         self.special_ids: dict[str, int | None] = description["special_ids"]
         self.n_tokens = sum(shard.n_tokens for shard in shards)
         self.n_bytes = sum(shard.n_bytes for shard in shards)

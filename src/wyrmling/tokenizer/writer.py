@@ -130,11 +130,19 @@ class StoreWriter:
 
     labels, tags  the names behind the numbers, from the data artifact's labels.json; those of an existing store keep
                   their numbers, new ones follow
+    several       whether a row may have several labels
     Raises   CorruptArtifact when the existing store was made by another tokenizer.
     """
 
     def __init__(
-        self, folder: Path, tokenizer: Tokenizer, encoder: Encoder, *, labels: Sequence[str], tags: Sequence[str]
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        *,
+        labels: Sequence[str],
+        tags: Sequence[str],
+        several: bool = False,
     ) -> None:
         self._folder, self._tokenizer, self._encoder = folder, tokenizer, encoder
         existing = read_description(folder) if (folder / STORE_FILE).is_file() else {"labels": [], "tags": []}
@@ -142,6 +150,7 @@ class StoreWriter:
             require_tokenizer(folder, existing, tokenizer.sha256)
         self._labels = _numbered([*existing["labels"], *labels])
         self._tags = _numbered([*existing["tags"], *tags])
+        self._several = several
         # The largest value is kept free, as other readers of this layout do.
         self._dtype = np.dtype("<u2") if tokenizer.vocab_size <= 65_535 else np.dtype("<u4")
         self._token_bytes = np.array(
@@ -162,6 +171,7 @@ class StoreWriter:
             "tokenizer_sha256": tokenizer.sha256,
             "labels": list(self._labels),
             "tags": list(self._tags),
+            "several": self._several,
             "special_ids": {
                 "bos": tokenizer.bos_id,
                 "eos": tokenizer.eos_id,
@@ -233,6 +243,9 @@ class StoreWriter:
             column: [example[column] for example in examples] for column in ("row_id", "source", "origin", "kind")
         }
         rows["label"] = [self._label(example) for example in examples]
+        rows["labels"] = [
+            [self._number(self._labels, name, example) for name in example.get("labels") or ()] for example in examples
+        ]
         rows["second"] = encoded.seconds.tolist()
         # The space before the first of the words is learned, after an opening token, but is not part of the text.
         spaced = self._tokenizer.is_byte_level and self._tokenizer.bos_id is not None
@@ -244,7 +257,7 @@ class StoreWriter:
     def _label(self, example: Example) -> int:
         if example["kind"] == "rating":
             return int(example["rating"])
-        return self._number(self._labels, example["label"], example) if example["kind"] == "labelled" else -1
+        return -1 if example["label"] is None else self._number(self._labels, example["label"], example)
 
     def _number(self, numbers: Mapping[str, int], name: str, example: Example) -> int:
         if name not in numbers:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,9 +30,10 @@ from wyrmling.model.transformer import ModelConfig, padded_vocab
 from wyrmling.tokenizer.extend import EXTENSION_FILE
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import guards, sizing
+from wyrmling.train import guards, reference, sizing
 from wyrmling.train.batches import Batches, Noise
 from wyrmling.train.checkpoint import State
+from wyrmling.train.choices import PreferenceBatches
 from wyrmling.train.infill import SPELLINGS, Infill
 from wyrmling.train.objectives import OBJECTIVES, LossFunction, class_weights, loss_function
 from wyrmling.train.optim import Optimizer, parameter_groups
@@ -72,6 +72,7 @@ class Job:
     first         True for the first step of a project
     spent_before  seconds, wh, usd and kg_co2 of the steps before it, which count against the budget
     on_look       is told of each look at the validation rows, and may end the run by raising
+    trunk         the train artifact whose trunk it goes on from; `base` is the model beside it
     """
 
     project: Project
@@ -83,6 +84,7 @@ class Job:
     run_id: str
     spent_before: Mapping[str, float] = field(default_factory=dict)
     on_look: Callable[[Look], None] | None = None
+    trunk: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -253,28 +255,42 @@ def batches_for(
         vocab_size=train.vocab_size,
         joints=np.array(tokenizer.joints) if step.objective == "masked" and step.whole_words else None,
     )
-    make: Callable[..., Batches] = partial(
-        Batches,
-        context=context,
-        data_hash=job.tokens.id,
-        seed=job.project.settings.seed,
-        noise=noise if derived.token_noise and tokenizer.mask_id is not None else None,
-    )
-    sizes = {"batch_tokens": derived.batch_tokens, "micro_batch_tokens": derived.micro_batch_tokens}
+
+    def make(store: TokenStore, rows: Array, batch: int, micro_batch: int, **training: Any) -> Batches:
+        sizes = {"batch_tokens": batch, "micro_batch_tokens": micro_batch, "context": context}
+        order = {"data_hash": job.tokens.id, "seed": job.project.settings.seed}
+        if step.objective == "preference":
+            return PreferenceBatches(store, step.preference.loss, rows, **sizes, **order)  # type: ignore[arg-type]
+        many = len(train.labels) if train.several and step.objective == "classify" else 0
+        hides = noise if derived.token_noise and tokenizer.mask_id is not None else None
+        return Batches(store, step.objective, rows, **sizes, **order, noise=hides, several=many, **training)  # type: ignore[arg-type]
+
     batches = make(
         train,
-        step.objective,
         found.rows,
-        **sizes,
+        derived.batch_tokens,
+        derived.micro_batch_tokens,
         infill=infill_for(step, tokenizer),
         isolate=step.isolate,
         replay=step.replay,
     )
     rows = guards.validation_rows(val, step, context=context)
-    if len(rows) == 0:
-        return batches, None
-    sizes = {"batch_tokens": VALIDATION_TOKENS, "micro_batch_tokens": VALIDATION_TOKENS}
-    return batches, make(val, step.objective, rows, **sizes)
+    return batches, make(val, rows, VALIDATION_TOKENS, VALIDATION_TOKENS) if len(rows) else None
+
+
+def refer(
+    model: Model,
+    step: TrainStep,
+    batches: Batches,
+    looks: Batches | None,
+    folder: Path,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Give the material of a step what the untrained model says of its answers, where the loss compares with that."""
+    if step.objective != "preference" or step.preference.loss == "orpo":
+        return
+    parts = {name: part for name, part in (("train", batches), ("val", looks)) if isinstance(part, PreferenceBatches)}
+    reference.fill(model, parts, folder, autocast)
 
 
 def infill_for(step: TrainStep, tokenizer: Tokenizer) -> Infill | None:
@@ -301,7 +317,15 @@ def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:
     weights = None
     if step.class_weights is not None:
         names = store.labels if step.objective == "classify" else store.tag_names
+        several = step.objective == "classify" and store.several
         learned = [store.tags(int(row)) for row in rows] if step.objective == "tag" else [store.rows["label"][rows]]
-        targets = np.concatenate(learned)
-        weights = class_weights(step, names, np.bincount(targets[targets >= 0], minlength=len(names)).tolist())
-    return loss_function(step.objective, label_smoothing=step.label_smoothing, weights=weights, neftune=step.neftune)
+        targets = np.concatenate(list(store.rows["labels"][rows]) if several else learned)
+        counts = np.bincount(targets[targets >= 0], minlength=len(names)).tolist()
+        weights = class_weights(step, names, counts, rows=len(rows) if several else None)
+    return loss_function(
+        step.objective,
+        label_smoothing=step.label_smoothing,
+        weights=weights,
+        neftune=step.neftune,
+        preference=step.preference,
+    )

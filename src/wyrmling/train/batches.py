@@ -39,22 +39,50 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
+class Choices:
+    """Which answers the segments of a batch are, when they are preferred or rated; see choices.py.
+
+    item_S        the item of each segment
+    side_S        0 = the chosen or rated answer, 1 = the one it is compared with
+    good_S        whether the item's answer was called good
+    group_S       the group of the item
+    reference_S   log-probability by the model that training started from; None where the loss needs none
+    """
+
+    item_S: Array
+    side_S: Tensor
+    good_S: Tensor
+    group_S: Tensor
+    reference_S: Tensor | None
+
+    def to(self, device: torch.device | str) -> Choices:
+        reference_S = None if self.reference_S is None else self.reference_S.to(device)
+        return Choices(
+            self.item_S, self.side_S.to(device), self.good_S.to(device), self.group_S.to(device), reference_S
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows to learn from in one forward pass, flat.
 
     tokens   [N] int64, the model's input
     lengths  tokens of each segment; they sum to N
-    targets  [N] int64 for token objectives, [segments] for classify; IGNORED where nothing is learned
+    targets  [N] int64 for token objectives, [segments] for classify; IGNORED where nothing is learned. Where rows may
+             have several labels [segments, labels], 1 = has it
     rows     [segments] index of each segment's row in the store; empty in a filler, which nothing is learned from
+    choices  which answers the segments are, for the objective preference
     """
 
     tokens: Tensor
     lengths: list[int]
     targets: Tensor
     rows: Array
+    choices: Choices | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.tokens.to(device), self.lengths, self.targets.to(device), self.rows)
+        choices = None if self.choices is None else self.choices.to(device)
+        return Batch(self.tokens.to(device), self.lengths, self.targets.to(device), self.rows, choices)
 
     @property
     def n_tokens(self) -> int:
@@ -103,6 +131,7 @@ class Batches:
     infill      causal rows that learn to fill in the middle; None: none do
     isolate     False: in training, pieces are laid end to end in segments of up to one context and see each other
     replay      share of each step's tokens that comes from some sources
+    several     classify: labels that a row may have any number of; 0: every row has one
     """
 
     def __init__(
@@ -120,13 +149,15 @@ class Batches:
         infill: Infill | None = None,
         isolate: bool = True,
         replay: Mapping[str, float] | None = None,
+        several: int = 0,
     ) -> None:
+        self.several = several
         self.store, self.objective, self.noise, self.infill = store, objective, noise, infill
         self.seed, self.micro_batch_tokens = seed, micro_batch_tokens
         # Which of several processes this is, that share the micro-batches of a step.
         self.rank, self.ranks = 0, 1
         self.joined = None if isolate else context
-        self.pieces = pieces_of(store, objective, rows, context - (0 if infill is None else infill.ADDED))
+        self.pieces = self._pieces(np.asarray(rows, dtype=np.int64), context)
         self.plan: Plan | Mixture = plan_for(
             self.pieces.length,
             store.rows["source"][self.pieces.row] if replay else self.pieces.row,
@@ -157,16 +188,24 @@ class Batches:
 
     def everything(self) -> list[Batch]:
         """Every piece once, in the order of the rows, for validation; masks are those of step 0."""
-        begins = np.cumsum(self.pieces.length) - self.pieces.length
-        bins = begins // self.micro_batch_tokens
+        units = self._alone(np.arange(len(self.pieces.row)))
+        sizes = np.array([self.pieces.length[unit].sum() for unit in units])
+        bins = (np.cumsum(sizes) - sizes) // self.micro_batch_tokens
         parts = np.split(np.arange(len(bins)), np.flatnonzero(np.diff(bins)) + 1)
-        return [self._batch(list(part[:, None]), 0) for part in parts]
+        return [self._batch([units[number] for number in part], 0) for part in parts]
+
+    def _pieces(self, rows: Array, context: int) -> Pieces:
+        return pieces_of(self.store, self.objective, rows, context - (0 if self.infill is None else self.infill.ADDED))
+
+    def _alone(self, indices: Array) -> list[Array]:
+        """The pieces that have to stay together in one micro-batch: each for itself."""
+        return list(indices[:, None])
 
     def _micro_batches(self, indices: Array) -> list[list[Array]]:
         """Pieces in units of one segment, and units in micro-batches; of several processes, those of this one."""
         lengths = self.pieces.length[indices]
         # Units are made of the whole step, so that the size of a micro-batch does not change who sees whom.
-        units = list(indices[:, None])
+        units = self._alone(indices)
         if self.joined is not None:
             units = [indices[chosen] for chosen in pack(lengths.tolist(), self.joined)]
         sizes = [int(self.pieces.length[unit].sum()) for unit in units]
@@ -220,7 +259,17 @@ class Batches:
             tokens = np.where(blank, self.noise.mask_id, tokens)
         if self.objective == "tag":
             return tokens, np.concatenate([self.store.tags(row)[start:end] for row, start, end in stretches])
-        return tokens, self.store.rows["label"][[row for row, _, _ in stretches]].astype(np.int64)
+        return tokens, self._labels([row for row, _, _ in stretches])
+
+    def _labels(self, rows: list[int]) -> Array:
+        """The label of each row; where there may be several a row of yes and no, 1 and 0, for every label."""
+        if not self.several:
+            found: Array = self.store.rows["label"][rows].astype(np.int64)
+            return found
+        targets = np.zeros((len(rows), self.several), dtype=np.int64)
+        for place, row in enumerate(rows):
+            targets[place, self.store.rows["labels"][row]] = 1
+        return targets
 
     def _hide(self, tokens: Array, draw: _Draw) -> tuple[Array, Array]:
         """Of the chosen tokens 80 % become the mask, 10 % another token, 10 % stay (Devlin 2019, arXiv 1810.04805)."""

@@ -41,6 +41,7 @@ from wyrmling.train.signals import Stop
 from wyrmling.train.sizing import Derived
 from wyrmling.train.spikes import Judge
 from wyrmling.train.team import Team
+from wyrmling.train.trunk import TRUNK
 from wyrmling.train.watchdog import watched
 from wyrmling.train.workload import MOMENT_BYTES
 
@@ -130,6 +131,8 @@ class Course:
                     return done.left_out
                 if done.number % self.derived.evaluate_every == 0 or done.number == total:
                     self._look(log, done.number)
+                if step.keep_trunk and done.number == total - self.derived.decay_steps:
+                    checkpoint.save(self.draft.path / TRUNK, self._state(), keep=1)
                 self.team.note(self.meter.cost())
                 # What clocks and meters say is decided by one process for all.
                 used_up, due = self.team.same((self._used_up(), self.saver.due()))
@@ -287,6 +290,7 @@ class Course:
             tag_names=self.val.tag_names,
             autocast=self.autocast,
             team=team,
+            preference=self.job.step.preference,
         )
 
     def _used_up(self) -> str | None:
@@ -314,8 +318,13 @@ class Course:
     def _save(self) -> None:
         """Begin a checkpoint of the step that is done; what was learned from changed rows is not saved."""
         same_rows.require_same(self.job.tokens.path, self.rows)
+        with self.pace.save():
+            self.saver.save(self._state())
+
+    def _state(self) -> State:
+        """The step that is done, as a checkpoint holds it."""
         best = None if self.progress.best_step == self.step_done else self.progress.best_weights
-        state = State(
+        return State(
             step=self.step_done,
             model=trainable.state(self.model),
             optimizer=self.optimizer.state(),
@@ -324,8 +333,6 @@ class Course:
             spent=self.spent(),
             base=self.frozen,
         )
-        with self.pace.save():
-            self.saver.save(state)
 
     def _require_room(self) -> None:
         """Refuse to begin what the disk could not hold."""

@@ -43,6 +43,68 @@ def cross_entropy_sum(
     return loss, count
 
 
+def token_nats(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None, *, cap: float | None = None
+) -> Tensor:
+    """The loss of each target in nats, (N), float32 or wider; for losses that are no plain sum.
+
+    All as in `cross_entropy_sum`, but no target is ignored. The logits are computed again in the backward pass.
+    """
+    nats_N: Tensor = _ChunkedNats.apply(hidden_ND, weight_VD, targets_N, bias_V, cap)  # type: ignore[no-untyped-call]
+    return nats_N
+
+
+class _ChunkedNats(torch.autograd.Function):
+    """Logits exist chunk by chunk, in forward and again in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None, cap: float | None
+    ) -> Tensor:
+        compute = _compute_dtype(hidden_ND)
+        weight = weight_VD.to(compute)
+        nats_N = hidden_ND.new_empty(len(targets_N), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
+        for start in range(0, len(targets_N), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            hidden = _even(hidden_ND[rows].to(compute))
+            logits, _ = _logits(hidden, weight, bias_V, cap, len(targets_N[rows]))
+            nats_N[rows] = logits.logsumexp(dim=-1) - logits.gather(1, targets_N[rows, None])[:, 0]
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V)
+        ctx.cap, ctx.compute = cap, compute
+        return nats_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, targets_N, bias_V = ctx.saved_tensors
+        weight = weight_VD.to(ctx.compute)
+        grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=grad_N.dtype) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias_V, dtype=grad_N.dtype) if ctx.needs_input_grad[3] else None
+        for start in range(0, len(targets_N), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            hidden, targets = _even(hidden_ND[rows].to(ctx.compute)), targets_N[rows]
+            logits, slope = _logits(hidden, weight, bias_V, ctx.cap, len(targets))
+            logits = logits.softmax(dim=-1)
+            logits[torch.arange(len(targets), device=targets.device), targets] -= 1
+            if slope is not None:
+                logits.mul_(slope)
+            logits.mul_(grad_N[rows, None])
+            grad_logits = _even(logits.to(ctx.compute))
+            if grad_hidden is not None:
+                grad_hidden[rows] = (grad_logits @ weight)[: len(targets)]
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ hidden
+            if grad_bias is not None:
+                grad_bias += logits.sum(dim=0)
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight_VD.dtype),
+            None,
+            None if grad_bias is None else grad_bias.to(bias_V.dtype),
+            None,
+        )
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Gradients are made in forward, chunk by chunk, and only scaled in backward."""
 
@@ -67,14 +129,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + CHUNK_ROWS)
             targets = targets_N[rows]
             hidden = _even(hidden_ND[rows].to(compute))
-            logits = (hidden @ weight.T)[: len(targets)].to(wide)
-            if bias_V is not None:
-                logits += bias_V
-            slope = None
-            if cap is not None:
-                bent = logits.div_(cap).tanh_()
-                slope = 1 - bent.square()
-                logits = bent.mul_(cap)
+            logits, slope = _logits(hidden, weight, bias_V, cap, len(targets))
             logsumexp = logits.logsumexp(dim=-1)
             loss += (logsumexp - (1 - smoothing) * logits.gather(1, targets[:, None])[:, 0]).sum()
             if smoothing:
@@ -124,3 +179,17 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     """bfloat16 under autocast, else the dtype of the hidden states."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _logits(
+    hidden: Tensor, weight: Tensor, bias_V: Tensor | None, cap: float | None, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """Logits of the first `count` rows in float32 or wider, and the slope of their cap; None without one."""
+    logits = (hidden @ weight.T)[:count].to(torch.promote_types(hidden.dtype, torch.float32))
+    if bias_V is not None:
+        logits += bias_V
+    if cap is None:
+        return logits, None
+    bent = logits.div_(cap).tanh_()
+    slope = 1 - bent.square()
+    return bent.mul_(cap), slope

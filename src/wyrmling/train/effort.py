@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wyrmling.config import TrainStep
 from wyrmling.core import hardware
@@ -46,6 +46,13 @@ EVERYTHING = Effort()
 
 def effort_of(step: TrainStep, shape: Shape, *, dtype: hardware.Dtype, tokens: float) -> Effort:
     """What the step's method asks. tokens: those of all rows, validation included."""
+    asked = _of_method(step, shape, dtype=dtype, tokens=tokens)
+    if step.objective == "preference" and step.preference.loss != "orpo":
+        return replace(asked, once=tokens)
+    return asked
+
+
+def _of_method(step: TrainStep, shape: Shape, *, dtype: hardware.Dtype, tokens: float) -> Effort:
     if step.method == "freeze":
         share = min(1.0, step.freeze.layers / shape.layers)
         # Down to the embedding the gradient passes the frozen blocks, without stopping for their weights.

@@ -13,15 +13,17 @@ from functools import partial
 
 import numpy as np
 
+from wyrmling.config import TrainStep
 from wyrmling.core import hardware
 from wyrmling.core.artifact import Draft, write_durably
 from wyrmling.core.energy import Meter
+from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import say
 from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import compiling, features, forecast, guards, outcome, shards, sizing, trainable
+from wyrmling.train import compiling, features, forecast, guards, outcome, shards, sizing, trainable, trunk
 from wyrmling.train.assemble import (
     Job,
     batches_for,
@@ -31,6 +33,7 @@ from wyrmling.train.assemble import (
     numerics_for,
     optimizer_for,
     recompute,
+    refer,
     with_dropout,
 )
 from wyrmling.train.batches import Batches
@@ -42,7 +45,7 @@ from wyrmling.train.pace import Pace
 from wyrmling.train.progress import Progress
 from wyrmling.train.signals import watch
 from wyrmling.train.sizing import Derived, Facts, Shape
-from wyrmling.train.team import ALONE, join
+from wyrmling.train.team import ALONE, Team, join
 from wyrmling.train.workload import room_gb, work_of
 
 FINISHED, FEATURES = "finished.json", "features.f32"
@@ -57,6 +60,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
     team = join(device)
     if team.same(_finished_before(draft)):
         return
+    _require_one_process(step, team)
     train, val = (TokenStore.open(job.tokens.path, split) for split in ("train", "val"))
     tokenizer = Tokenizer.load(job.tokens.path)
     facts = facts_of(job.project, train)
@@ -69,6 +73,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         total = sum(p.numel() for p in model.parameters())
         adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
         batches, looks = batches_for(job, train, val, tokenizer, derived, model)
+        refer(model, step, batches, looks, draft.path / CHECKPOINTS, partial(numerics.autocast, device))
         room = room_gb(settings, facts.device)
         looked_at = _tokens_of(looks)
         share = replace(derived, batch_tokens=max(1, derived.batch_tokens // team.data_ranks))
@@ -80,6 +85,8 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         optimizer = optimizer_for(model, derived, adapters, team)
         choice = team.same(compiling.choice_for(job.project, model, work, draft.forecast, cut=team.cut))
         progress, first = Progress(threads=numerics.threads, dtype=numerics.dtype, compiled=choice.on), 1
+        if state is None and job.trunk is not None:
+            trunk.go_on(job.trunk, model, optimizer, step, tokenizer_sha256=train.tokenizer_sha256)
         if state is not None:
             say(f"train {step.name}: going on after step {state.step}")
             state = shards.localised(state, team)
@@ -121,6 +128,18 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         del state, optimizer
         course.train(learned[1], first=first, stop=stop)
         _finish(course, model, facts, tokenizer, train, shape, batches)
+
+
+def _require_one_process(step: TrainStep, team: Team) -> None:
+    """Raises BadSetting for what several processes can't do yet."""
+    asked = {"preference": step.objective == "preference", "trunk": step.trunk is not None or step.keep_trunk}
+    if team.world > 1 and any(asked.values()):
+        what = next(name for name, is_so in asked.items() if is_so)
+        raise BadSetting(
+            f"{what} can't be shared by {team.world} processes",
+            where=f"train.{step.name}",
+            fix="run this step without wyrmling launch",
+        )
 
 
 def _start(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape, Derived]:

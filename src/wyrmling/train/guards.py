@@ -6,6 +6,7 @@ A row that cannot be learned from is left out and named; what would make the who
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +16,9 @@ from wyrmling.core.errors import BadSetting, NothingToLearn
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train.batches import IGNORED, Batch
+from wyrmling.train.choices import spans
 from wyrmling.train.order import Array
-from wyrmling.train.sizing import KINDS
+from wyrmling.train.sizing import WRITING, kinds_of
 
 # Answers cut off by the context: a few rows are left out with a warning, more than this share is an error.
 MAX_CUT_SHARE = 0.05
@@ -46,7 +48,9 @@ def material(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, *, contex
     rows = _fitting_rows(store, step)
     found = Material(rows)
     _check_replay(store, step, rows)
-    if step.objective in ("causal", "sft"):
+    if step.objective == "preference":
+        _check_choices(store, tokenizer, step, found, context)
+    elif step.objective in WRITING:
         _check_text(store, tokenizer, step, found, context)
     elif step.objective == "masked":
         _check_masked(store, tokenizer, found)
@@ -66,6 +70,8 @@ def validation_rows(store: TokenStore, step: TrainStep, *, context: int) -> Arra
     rows = rows[~np.isin(store.rows["source"][rows], list(step.replay))]
     if step.objective == "sft":
         rows = rows[[_learned_length(store, row) <= context for row in rows]] if len(rows) else rows
+    if step.objective == "preference":
+        rows = rows[[0 < _longest_answer(store, row) <= context for row in rows]] if len(rows) else rows
     return rows
 
 
@@ -83,15 +89,17 @@ def preview(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, batch: Bat
         span = slice(int(ends[number]) - batch.lengths[number], int(ends[number]))
         row_id = _id(store, int(batch.rows[number]))
         tokens = batch.tokens[span].tolist()
-        targets = batch.targets[number : number + 1] if step.objective == "classify" else batch.targets[span]
-        lines.append(f"{row_id}: {_marked(store, tokenizer, step, tokens, targets.tolist())}")
+        targets = batch.targets[number] if step.objective == "classify" else batch.targets[span]
+        lines.append(f"{row_id}: {_marked(store, tokenizer, step, tokens, targets.flatten().tolist())}")
     return lines
 
 
 def _marked(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, tokens: list[int], targets: list[int]) -> str:
     if step.objective == "classify":
-        return f"{_shown(tokenizer, tokens[:PREVIEW_TOKENS])} → ⟦{store.labels[targets[0]]}⟧"
-    causal = step.objective in ("causal", "sft")
+        chosen = [number for number, has in enumerate(targets) if has] if store.several else targets
+        names = ", ".join(store.labels[number] for number in chosen)
+        return f"{_shown(tokenizer, tokens[:PREVIEW_TOKENS])} → ⟦{names}⟧"
+    causal = step.objective in WRITING
     parts, learning = [_shown(tokenizer, tokens[:1])] if causal else [], False
     start = max(0, next((i for i, target in enumerate(targets) if target != IGNORED), 0) - PREVIEW_TOKENS // 3)
     if start:
@@ -118,7 +126,7 @@ def _shown(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def _candidates(store: TokenStore, step: TrainStep) -> Array:
-    keep = np.isin(store.rows["kind"], KINDS[step.objective])
+    keep = np.isin(store.rows["kind"], kinds_of(step))
     if step.learned_sources is not None:
         keep &= np.isin(store.rows["source"], step.learned_sources)
     return np.flatnonzero(keep & (store.rows["length"] > 0))
@@ -130,7 +138,7 @@ def _fitting_rows(store: TokenStore, step: TrainStep) -> Array:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(store.rows["kind"]).items())) or "none"
         raise NothingToLearn(
             f"no training row fits the objective {step.objective}, which learns from rows of kind "
-            f"{' or '.join(KINDS[step.objective])}; the rows are: {kinds}",
+            f"{' or '.join(kinds_of(step))}; the rows are: {kinds}",
             where=f"train.{step.name}",
             fix="name the columns of the sources (text, label, prompt, response, words, tags), or another objective",
         )
@@ -153,15 +161,60 @@ def _check_text(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, found:
         )
     if step.objective == "sft":
         long = np.array([_learned_length(store, row) > context for row in found.rows])
-        if long.mean() > MAX_CUT_SHARE:
-            longest = max(_learned_length(store, row) for row in found.rows[long])
-            raise NothingToLearn(
-                f"{long.sum()} of {len(long)} conversations are longer than the context of {context} tokens, so their "
-                f"answers would be cut off: {_ids(store, found.rows[long])}",
-                where=where,
-                fix=f"set model.context to {longest} or more when training from scratch, or shorten these rows",
-            )
-        _leave_out(store, found, long, f"are longer than the context of {context} tokens", where)
+        _leave_out_long(store, found, long, context, where, _learned_length)
+
+
+def _leave_out_long(
+    store: TokenStore, found: Material, long: Array, context: int, where: str, length: Callable[[TokenStore, int], int]
+) -> None:
+    """Remove the rows that are too long, with a warning. Raises NothingToLearn when they are more than a few."""
+    if long.mean() > MAX_CUT_SHARE:
+        longest = max(length(store, row) for row in found.rows[long])
+        raise NothingToLearn(
+            f"{long.sum()} of {len(long)} conversations are longer than the context of {context} tokens, so their "
+            f"answers would be cut off: {_ids(store, found.rows[long])}",
+            where=where,
+            fix=f"set model.context to {longest} or more when training from scratch, or shorten these rows",
+        )
+    _leave_out(store, found, long, f"are longer than the context of {context} tokens", where)
+
+
+def _check_choices(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, found: Material, context: int) -> None:
+    where = f"train.{step.name}"
+    empty = np.array([_longest_answer(store, row) == 0 for row in found.rows])
+    _leave_out(store, found, empty, "have an answer with nothing to learn", where)
+    ends = set(tokenizer.end_ids)
+    endless = [
+        row for row in found.rows if any(int(store.tokens(row)[end - 1]) not in ends for *_, end in spans(store, row))
+    ]
+    if endless:
+        raise NothingToLearn(
+            f"{len(endless)} answers do not end with an end-of-text token: {_ids(store, endless)}",
+            where=where,
+            fix="make the tokenizer artifact again; a base model's chat template must close each answer",
+        )
+    long = np.array([_longest_answer(store, row) > context for row in found.rows])
+    _leave_out_long(store, found, long, context, where, _longest_answer)
+    if step.preference.loss == "kto":
+        _check_ratings(store, found, where)
+
+
+def _check_ratings(store: TokenStore, found: Material, where: str) -> None:
+    kinds, ratings = store.rows["kind"][found.rows], store.rows["label"][found.rows]
+    one_sided = bool((kinds == "rating").all()) and len(set(ratings.tolist())) < 2
+    if one_sided or len(found.rows) < 2:
+        raise NothingToLearn(
+            f"kto compares good answers with bad ones, and the {len(found.rows)} rows have only one kind: "
+            + _ids(store, found.rows),
+            where=where,
+            fix="add rows with other ratings, or pairs",
+        )
+
+
+def _longest_answer(store: TokenStore, row: int) -> int:
+    """Inputs needed for the last target of the longer of a row's conversations; 0 when one has none."""
+    lengths = [end - start - 1 for start, _, end in spans(store, row)]
+    return 0 if min(lengths) < 1 else max(lengths)
 
 
 def _check_replay(store: TokenStore, step: TrainStep, rows: Array) -> None:
@@ -189,19 +242,21 @@ def _check_masked(store: TokenStore, tokenizer: Tokenizer, found: Material) -> N
 
 
 def _check_labels(store: TokenStore, found: Material, context: int) -> None:
-    labels = store.rows["label"][found.rows]
-    unlabelled = labels < 0
-    _leave_out(store, found, unlabelled, "have no label", "the classify objective")
-    counts = Counter(store.rows["label"][found.rows].tolist())
+    if store.several:
+        counts = Counter(number for labels in store.rows["labels"][found.rows] for number in labels.tolist())
+    else:
+        _leave_out(store, found, store.rows["label"][found.rows] < 0, "have no label", "the classify objective")
+        counts = Counter(store.rows["label"][found.rows].tolist())
     if len(counts) < 2:
-        only = store.labels[next(iter(counts))]
+        only = store.labels[next(iter(counts))] if counts else ""
         raise NothingToLearn(
             f"all {len(found.rows)} training rows have the same label {only!r}; there is nothing to tell apart: "
             + _ids(store, found.rows),
             where="the classify objective",
             fix="add rows with other labels, or check the column named by `label`",
         )
-    once = [int(row) for row in found.rows if counts[int(store.rows["label"][row])] == 1]
+    rare = {number for number, count in counts.items() if count == 1}
+    once = [int(row) for row in found.rows if rare & set(_labels(store, int(row)))]
     if once:
         found.warnings.append(f"{len(once)} labels have a single training row: {_ids(store, once)}")
     unseen = [name for index, name in enumerate(store.labels) if index not in counts]
@@ -213,6 +268,12 @@ def _check_labels(store: TokenStore, found: Material, context: int) -> None:
             f"{len(long)} texts are longer than the context of {context} tokens; only their beginning is read: "
             + _ids(store, long)
         )
+
+
+def _labels(store: TokenStore, row: int) -> list[int]:
+    """The numbers of a row's labels."""
+    several: list[int] = store.rows["labels"][row].tolist()
+    return several if store.several else [int(store.rows["label"][row])]
 
 
 def _check_tags(store: TokenStore, found: Material) -> None:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wyrmling.config import TrainObjective
+from wyrmling.config import Preference, TrainObjective
 from wyrmling.evaluate import entities, metrics
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
 from wyrmling.train.batches import IGNORED, Batches
 from wyrmling.train.objectives import OBJECTIVES
 from wyrmling.train.order import Array
+from wyrmling.train.preference import log_probabilities, loss_of, on_the_chosen_side
 from wyrmling.train.team import ALONE, Team
 
 
@@ -31,6 +32,7 @@ JUDGES: dict[TrainObjective, Judge] = {
     "sft": Judge("loss", False),
     "classify": Judge("macro_f1", True),
     "tag": Judge("entity_f1", True),
+    "preference": Judge("loss", False),
 }
 
 
@@ -43,14 +45,18 @@ def look(
     tag_names: list[str],
     autocast: Callable[[], AbstractContextManager[Any]],
     team: Team = ALONE,
+    preference: Preference | None = None,
 ) -> dict[str, float]:
     """Figures on the rows of `batches`, without dropout; the model is left in training mode.
 
-    n_bytes   UTF-8 bytes of what is learned, for bits per byte
-    team      processes that share the rows; all get the same figures
-    Gives     loss (nats per target) and for causal and sft bits_per_byte, for classify accuracy and macro_f1, for tag
-              accuracy and entity_f1
+    n_bytes      UTF-8 bytes of what is learned, for bits per byte
+    team         processes that share the rows; all get the same figures
+    preference   the settings of the objective preference
+    Gives        loss (nats per target) and for causal and sft bits_per_byte, for classify accuracy and macro_f1, for
+                 tag accuracy and entity_f1, for preference accuracy: the share of pairs on the chosen side
     """
+    if preference is not None and objective == "preference":
+        return _preferences(model, batches, preference, autocast)
     device = next(model.parameters()).device
     loss_function = team.evenly(OBJECTIVES[objective].loss)
     total, count = 0.0, 0
@@ -64,6 +70,13 @@ def look(
             loss, targets = loss_function(model, moved)
             total, count = total + float(loss), count + targets
             if objective in ("classify", "tag"):
+                if moved.targets.ndim == 2:
+                    said = model.logits(moved.tokens, Segments(moved.lengths)) > 0
+                    if len(batch.rows) == 0:
+                        continue
+                    predicted.append(said.cpu().numpy())
+                    gold.append(moved.targets.cpu().numpy() == 1)
+                    continue
                 learned = (moved.targets != IGNORED).nonzero().squeeze(1)
                 logits = model.logits(moved.tokens, Segments(moved.lengths), learned)
                 if len(learned) == 0:
@@ -78,11 +91,30 @@ def look(
     figures = {"loss": total / count} if count else {}
     if objective in ("causal", "sft") and n_bytes:
         figures["bits_per_byte"] = metrics.bits_per_byte(total, n_bytes)
-    if objective == "classify" and count:
+    if objective == "classify" and count and gold[0].ndim == 2:
+        figures |= _label_set_figures(np.concatenate(gold), np.concatenate(predicted))
+    elif objective == "classify" and count:
         figures |= _class_figures(np.concatenate(gold), np.concatenate(predicted), model.n_out)
     if objective == "tag" and count:
         figures |= _tag_figures(np.concatenate(gold), np.concatenate(predicted), np.concatenate(rows), tag_names)
     return figures
+
+
+def _preferences(
+    model: Model, batches: Batches, settings: Preference, autocast: Callable[[], AbstractContextManager[Any]]
+) -> dict[str, float]:
+    device, total, count, right = next(model.parameters()).device, 0.0, 0, 0
+    model.eval()
+    with ALONE.looking(), autocast():
+        for batch in batches.everything():
+            moved = batch.to(device)
+            logp_S = log_probabilities(model, moved)
+            loss, items = loss_of(logp_S, moved, settings)
+            total, count = total + float(loss), count + items
+            if settings.loss != "kto":
+                right += on_the_chosen_side(logp_S, moved)
+    model.train()
+    return {"loss": total / count} | ({} if settings.loss == "kto" else {"accuracy": right / count})
 
 
 def is_better(objective: TrainObjective, new: dict[str, float], old: dict[str, float] | None) -> bool:
@@ -106,6 +138,17 @@ def _class_figures(gold_N: Array, predicted_N: Array, n_classes: int) -> dict[st
     return {
         "accuracy": float((gold_N == predicted_N).mean()),
         "macro_f1": float(metrics.f1(sums)[scored_C].mean()),
+    }
+
+
+def _label_set_figures(gold_NC: Array, predicted_NC: Array) -> dict[str, float]:
+    """accuracy: rows whose labels are all right. The averages run over the labels that some row has."""
+    sums = np.stack([(gold_NC & predicted_NC).sum(0), gold_NC.sum(0), predicted_NC.sum(0)]).astype(np.float64)
+    scored_C = sums[metrics.GOLD] > 0
+    return {
+        "accuracy": float((gold_NC == predicted_NC).all(1).mean()),
+        "macro_f1": float(metrics.f1(sums)[scored_C].mean()) if scored_C.any() else 0.0,
+        "micro_f1": float(metrics.CLASSIFY["micro_f1"].of(sums, scored_C)),
     }
 
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wyrmling.config import TrainObjective, TrainStep
+from wyrmling.config import Preference, TrainObjective, TrainStep
 from wyrmling.core.errors import BadSetting
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import HeadName, Model
 from wyrmling.train.batches import IGNORED, Batch
 from wyrmling.train.cross_entropy import cross_entropy_sum
+from wyrmling.train.preference import preference_loss
 
 Loss = tuple[Tensor, int]
 LossFunction = Callable[[Model, Batch], Loss]
@@ -48,7 +49,11 @@ def class_loss(
 
     label_smoothing   share of the target probability spread over all classes (Szegedy 2016, arXiv 1512.00567)
     weights           factor of the loss of each class. None: 1
+    Where rows may have several labels, each label of each row is a yes or no: binary cross-entropy, and as many
+    targets. Weights are then those of the yes, and smoothing moves both answers to the middle.
     """
+    if batch.targets.ndim == 2:
+        return _yes_or_no(model, batch, label_smoothing, weights)
     rows_R = (batch.targets != IGNORED).nonzero().squeeze(1)
     if len(rows_R) == 0:
         return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
@@ -62,6 +67,18 @@ def class_loss(
         label_smoothing=label_smoothing,
     )
     return loss, len(rows_R)
+
+
+def _yes_or_no(model: Model, batch: Batch, label_smoothing: float, weights: Sequence[float] | None) -> Loss:
+    rows_R = (batch.targets[:, 0] != IGNORED).nonzero().squeeze(1)
+    if len(rows_R) == 0:
+        return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
+    logits_SC = model.logits(batch.tokens, Segments(batch.lengths), rows_R)
+    wide_SC = logits_SC.to(torch.promote_types(logits_SC.dtype, torch.float32))
+    targets_SC = batch.targets[rows_R].to(wide_SC) * (1 - label_smoothing) + label_smoothing / 2
+    weight_C = None if weights is None else wide_SC.new_tensor(weights)
+    loss = F.binary_cross_entropy_with_logits(wide_SC, targets_SC, pos_weight=weight_C, reduction="sum")
+    return loss, targets_SC.numel()
 
 
 class Objective(NamedTuple):
@@ -78,6 +95,7 @@ OBJECTIVES: dict[TrainObjective, Objective] = {
     "sft": Objective("next", token_loss, "answer tokens"),
     "classify": Objective("classes", class_loss, "labels"),
     "tag": Objective("tags", class_loss, "word tags"),
+    "preference": Objective("next", preference_loss, "answer tokens"),
 }
 
 
@@ -87,9 +105,12 @@ def loss_function(
     label_smoothing: float = 0.0,
     weights: Sequence[float] | None = None,
     neftune: float = 0.0,
+    preference: Preference | None = None,
 ) -> LossFunction:
     """The objective's function with its settings filled in. weights: of classes or tags, see `class_weights`."""
     loss = partial(OBJECTIVES[objective].loss, label_smoothing=label_smoothing)
+    if preference is not None and objective == "preference":
+        loss = partial(loss, settings=preference)
     if weights is not None:
         loss = partial(loss, weights=weights)
     return with_noise(loss, neftune) if neftune else loss
@@ -102,12 +123,16 @@ def with_noise(loss: LossFunction, alpha: float) -> LossFunction:
     """
 
     def noisy(model: Model, batch: Batch) -> Loss:
-        hook = _Noise(alpha, Segments(batch.lengths))
-        handle = model.body.embedding.register_forward_hook(hook)
+        noise = _Noise(alpha)
+        handles = (
+            model.body.register_forward_pre_hook(noise.look),
+            model.body.embedding.register_forward_hook(noise.add),
+        )
         try:
             return loss(model, batch)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     return noisy
 
@@ -115,31 +140,41 @@ def with_noise(loss: LossFunction, alpha: float) -> LossFunction:
 class _Noise:
     """Adds to what the embedding gives, (P, D) in the layout of our models or (B, T, D) in that of transformers."""
 
-    def __init__(self, alpha: float, segments: Segments) -> None:
-        self.alpha, self.segments = alpha, segments
+    def __init__(self, alpha: float) -> None:
+        self.alpha, self.segments = alpha, Segments([1])
 
-    def __call__(self, embedding: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+    def look(self, body: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Which documents the body is about to read."""
+        self.segments = inputs[1]
+
+    def add(self, embedding: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         if not embedding.training:
             return None
         lengths: Tensor | int = output.shape[-2]
         if output.ndim == 2:
             of_token_N = torch.tensor(self.segments.lengths)[self.segments.segment_N()]
-            lengths = of_token_N.to(output.device)[self.segments.plan(output.device).order_P][:, None]
+            lengths = of_token_N.to(output.device)[self.segments.plan(output.device, output.shape[-1]).order_P][:, None]
         reach = self.alpha / (torch.as_tensor(lengths, dtype=torch.float32) * output.shape[-1]).sqrt()
         return output + (2 * torch.rand_like(output) - 1) * reach.to(output)
 
 
-def class_weights(step: TrainStep, names: Sequence[str], counts: Sequence[int]) -> list[float] | None:
+def class_weights(
+    step: TrainStep, names: Sequence[str], counts: Sequence[int], *, rows: int | None = None
+) -> list[float] | None:
     """Factors of the loss by class, from `class_weights` of the step; None when there are none.
 
     names, counts   of all classes, and how often each is learned
-    "balanced"      rows / (classes x rows of the class), as scikit-learn has it: the mean over rows is 1
+    rows            where rows may have several labels, how many there are
+    "balanced"      rows / (classes x rows of the class), as scikit-learn has it: the mean over rows is 1; for several
+                    labels rows without the label over rows with it
     Raises          BadSetting for a name that no class has
     """
     asked = step.class_weights
     if asked is None:
         return None
     if asked == "balanced":
+        if rows is not None:
+            return [(rows - count) / count if count else 1.0 for count in counts]
         seen = sum(count > 0 for count in counts)
         return [sum(counts) / (seen * count) if count else 0.0 for count in counts]
     if unknown := [name for name in asked if name not in names]:

@@ -78,7 +78,8 @@ def _about(job: Job, model: Model, store: TokenStore) -> folder.About:
         tokenizer_sha256=store.tokenizer_sha256,
         data_id=job.data_id,
         run_id=job.run_id,
-        chat=job.step.objective == "sft",
+        several=head == "classes" and store.several,
+        chat=job.step.objective in ("sft", "preference"),
     )
 
 

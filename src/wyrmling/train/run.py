@@ -5,7 +5,7 @@ This file finds finished work without loading torch; train/fit.py does the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from wyrmling.core import artifact, hardware, ranks, resolve
 from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
-from wyrmling.train import same_rows
+from wyrmling.train import same_rows, trunk
 
 if TYPE_CHECKING:
     from wyrmling.train.assemble import Look
@@ -52,14 +52,16 @@ def run(
 ) -> Artifact:
     """The artifact of one step: found when nothing it depends on has changed, else trained or taken up again.
 
-    base     the model folder to start from; None starts from random weights
+    base     the model folder to start from; None starts from random weights. A step with a trunk starts from that
     earlier  the steps before it, whose cost counts against the budget
     on_look  is told of each look at the validation rows, and may end the run by raising
     accept_data_change   begin anew where an interrupted run of this step was learning from other rows
     Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal; BadInput when
              the rows have changed under an interrupted run
     """
-    key = _key(project, data, tokens, step, base)
+    found = trunk.find(project, step, earlier or [])
+    base = base if found is None else found.path / "model"
+    key = _key(project, data, tokens, step, base, {} if found is None else trunk.inputs(found))
     if (done := artifact.find(project.runs, key)) is not None:
         return done
     if ranks.first():
@@ -80,6 +82,7 @@ def run(
             base=base,
             first=not earlier,
             run_id=key.id,
+            trunk=None if found is None else found.path,
             spent_before={name: sum(float(one.cost[name]) for one in earlier or []) for name in SPENT},
             on_look=on_look,
         )
@@ -93,9 +96,11 @@ def run(
     return draft.done if ranks.first() else artifact.open_artifact(key.folder(project.runs), verify=False)
 
 
-def _key(project: Project, data: Artifact, tokens: Artifact, step: TrainStep, base: Path | None) -> Key:
+def _key(
+    project: Project, data: Artifact, tokens: Artifact, step: TrainStep, base: Path | None, state: Mapping[str, str]
+) -> Key:
     settings = project.settings
-    inputs = {"data": data.id, "tokens": tokens.id}
+    inputs = {"data": data.id, "tokens": tokens.id, **state}
     if base is not None:
         inputs |= resolve.inputs(base)
     shaping: dict[str, Any] = {

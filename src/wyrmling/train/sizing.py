@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wyrmling import config
-from wyrmling.config import OptimizerName, Settings, TrainObjective, TrainStep
+from wyrmling.config import OptimizerName, PreferenceLoss, Settings, TrainObjective, TrainStep
 from wyrmling.core.errors import BadSetting
 from wyrmling.train.methods import METHODS
 from wyrmling.train.sizes import PRESETS, Kind, Preset, Sized, ffn_of, heads_of, sized, width_per_layer
@@ -27,7 +27,19 @@ KINDS: dict[TrainObjective, tuple[str, ...]] = {
     "sft": ("conversation",),
     "classify": ("labelled",),
     "tag": ("tagged",),
+    "preference": ("pair", "rating"),
 }
+# What a decoder learns.
+WRITING: tuple[TrainObjective, ...] = ("causal", "sft", "preference")
+# Learning rates of preferences, against those of fine-tuning: 1e-6 and 8e-6 at 1G weights (TRL's DPO and KTO; ORPO).
+PREFERENCE_RATE: dict[PreferenceLoss, float] = {"dpo": 0.05, "kto": 0.05, "orpo": 0.4}
+
+
+def kinds_of(step: TrainStep) -> tuple[str, ...]:
+    """The kinds of rows that a step learns from."""
+    if step.objective == "preference" and step.preference.loss != "kto":
+        return ("pair",)
+    return KINDS[step.objective]
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Facts:
 
     def of(self, step: TrainStep) -> tuple[SourceFacts, ...]:
         """The rows that a step learns from, those of its replay left out."""
-        kinds = KINDS[step.objective]
+        kinds = kinds_of(step)
         return tuple(
             s
             for s in self.sources
@@ -170,7 +182,7 @@ def shape_of(config: ModelConfig, reason: str) -> Shape:
 
 def _kind(preset: Preset | None, steps: tuple[TrainStep, ...], why: dict[str, str]) -> Kind:
     """What to build. Raises BadSetting when a step can't learn its objective with the preset that was asked for."""
-    writes = [step.name for step in steps if step.objective in ("causal", "sft")]
+    writes = [step.name for step in steps if step.objective in WRITING]
     if preset is None:
         kind = PRESETS["compat" if writes else "encoder"]
         why["family"] = f"{kind.what}, because " + ("a step" if writes else "no step") + " learns to write text"
@@ -181,7 +193,7 @@ def _kind(preset: Preset | None, steps: tuple[TrainStep, ...], why: dict[str, st
         raise BadSetting(
             f'model.preset = "{preset}" is {kind.what}, which can\'t learn what train.{wrong[0]} asks for',
             where="model.preset",
-            fix="choose compat, llama or palm for causal and sft, encoder for masked",
+            fix="choose compat, llama or palm for causal, sft and preference, encoder for masked",
         )
     why["family"] = kind.what
     return kind
@@ -248,7 +260,7 @@ def _context(steps: tuple[TrainStep, ...], facts: Facts, why: dict[str, str]) ->
     rows = [source for step in steps for source in facts.of(step)]
     longest = max((s.longest for s in rows), default=8)
     cap = 512 if facts.device == "cpu" else 2048
-    if any(step.objective in ("causal", "sft") for step in steps):
+    if any(step.objective in WRITING for step in steps):
         context = _power_of_two(max(128, min(longest, cap)))
         why["context"] = f"the longest row has {longest} tokens; at most {cap} on {facts.device}"
     else:
@@ -273,7 +285,9 @@ def derive_step(
     why: dict[str, str] = {}
     rows = facts.of(step)
     tokens = sum(s.tokens for s in rows)
-    muon = scratch and METHODS[step.method].muon
+    # A trunk is of a training of our own, and is gone on with as it began.
+    scratch, first = scratch or step.trunk is not None, first or step.trunk is not None
+    muon = scratch and METHODS[step.method].muon and step.objective != "preference"
     optimizer = step.optimizer or ("muon" if muon else "adamw")
     if step.optimizer is None:
         why["optimizer"] = "muon for our own models" if muon else "adamw: it moves weights that are already good"
@@ -296,7 +310,7 @@ def derive_step(
         batch_tokens=batch_tokens,
         micro_batch_tokens=micro,
         steps=steps,
-        warmup_steps=round(step.warmup * steps),
+        warmup_steps=_warmup_steps(step, steps, why),
         decay_steps=max(1, round(step.decay * steps)),
         dropout=dropout,
         token_noise=_token_noise(step, why),
@@ -343,6 +357,9 @@ def _learning_rates(
         base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
         ratio_embedding, ratio_head = 1.0, 10.0
         reason = "2e-5 at 1G weights, with the inverse cube root of the size; a new head learns 10 times faster"
+    if step.objective == "preference" and optimizer != "muon":
+        base, ratio_head = base * PREFERENCE_RATE[step.preference.loss], 1.0
+        reason = f"{PREFERENCE_RATE[step.preference.loss]:g} of the rate of fine-tuning, as is usual for preferences"
     method = METHODS[step.method]
     if method.rate != 1 and optimizer != "muon":
         ratio_head *= method.head_rate / method.rate
@@ -362,6 +379,9 @@ def _learning_rates(
 
 def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, why: dict[str, str]) -> int:
     n_rows = max(1, sum(s.rows for s in rows))
+    if step.objective == "preference":
+        why["batch_tokens"] = "about 32 rows, fewer when that leaves less than 20 steps per pass"
+        return max(1, min(tokens, round(min(32, max(4, n_rows // 20)) * tokens / n_rows)))
     if step.objective in ("classify", "tag"):
         asked = METHODS[step.method].rows
         wanted = (asked or min(128, max(4, n_rows // 20))) * tokens / n_rows
@@ -403,6 +423,13 @@ def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str])
     return max(1, round(epochs * tokens / (batch_tokens * (1 - sum(step.replay.values())))))
 
 
+def _warmup_steps(step: TrainStep, steps: int, why: dict[str, str]) -> int:
+    if step.trunk is not None and "warmup" not in step.model_fields_set:
+        why["warmup_steps"] = "none: the trunk's optimizer is warm"
+        return 0
+    return round(step.warmup * steps)
+
+
 def _epochs(objective: TrainObjective, tokens: int) -> float:
     """Small data bears many passes, large data few: a square root between them (measured points in docs/train.md)."""
     at_150k, most, least = {
@@ -411,6 +438,7 @@ def _epochs(objective: TrainObjective, tokens: int) -> float:
         "sft": (6.0, 20.0, 2.0),
         "masked": (3.0, 20.0, 1.0),
         "causal": (6.0, 30.0, 1.0),
+        "preference": (2.0, 3.0, 1.0),
     }[objective]
     return min(most, max(least, at_150k * math.sqrt(150_000 / max(tokens, 1))))
 
