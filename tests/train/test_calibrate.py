@@ -1,6 +1,7 @@
 """Calibration: a few real steps say what the whole run will take, and the next plan believes them."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,18 @@ def test_a_run_at_an_even_pace_takes_what_a_calibration_of_it_says(small: Small)
     facts = forecast.Facts((forecast.sizing.SourceFacts("stories", "document", 40, 900, 30, 30),), vocab_size=400)
     shape = forecast.sizing.derive_model(project.settings, project.steps, facts)
     derived = derive_step(project.settings, project.steps[0], shape, facts, scratch=True, first=True)
-    even = Calibration(steps=5, start=2.0, step=0.5, look=1.0, end=3.0, whole=8.5, wh=0.85, memory_gb=0.7)
+    even = Calibration(steps=5, start=2.0, step=0.5, look=1.0, end=3.0, whole=8.5, wh=0.85, memory_gb=0.7, grown=0.0)
     # 95 steps with a look after every tenth and after the last
     said = even.run(derived)
     assert derived.evaluate_every == 10
     assert said["minutes"] * 60 == pytest.approx(2 + 95 * 0.5 + 10 * 1 + 3)
     assert said["kwh"] * 1000 == pytest.approx(0.1 * said["minutes"] * 60)
     assert said["memory_gb"] == 0.7
+    # Where memory grew, it goes on growing, less and less; what earlier steps left comes on top.
+    growing = replace(even, grown=0.1)
+    more = [growing.still_to_grow(steps) for steps in (5, 10, 20, 200, 2000)]
+    assert more[0] == 0 and more == sorted(more) and more[-1] - more[-2] < 0.001
+    assert growing.run(derived, 0.2)["memory_gb"] == pytest.approx(0.7 + 0.2 + growing.still_to_grow(95))
 
 
 def test_a_brief_run_is_taken_apart_into_start_steps_look_and_end(small: Small, tmp_path: Path) -> None:

@@ -63,11 +63,12 @@ def calibrate(project: Project) -> int:
     works = forecast.works(project, known.facts, shape=shape, validation_tokens=known.validation_tokens)
     pricing, objectives = forecast.Pricing.of(project), {step.name: step.objective for step in project.steps}
     quantities = _quantities(project)
-    count = 0
+    count, before_gb = 0, 0.0
     with closing(Store.open(project.database_url)) as store:
         for name, found in calibrate.calibrate(project, data, tokens, works):
             derived, work = works[name]
-            said, actual = forecast.step_forecast(work, pricing), found.run(derived)
+            said, actual = forecast.step_forecast(work, pricing), found.run(derived, before_gb)
+            before_gb += found.still_to_grow(derived.steps)
             say(f"{name}: {found.steps} real steps of {found.step:.2g} s, {found.memory_gb:.2f} GB")
             store.save_forecast(
                 hardware.machine().id,
