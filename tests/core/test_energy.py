@@ -173,7 +173,7 @@ def test_the_energy_is_the_sum_of_its_parts_times_pue():
     assert [part.name for part in parts] == ["processor", "memory"]
     assert meter.cost().wh == pytest.approx(1.5 * sum(part.joules for part in parts) / 3600)
     assert parts[0].joules == pytest.approx(100 * meter.cost().seconds, rel=0.5)
-    assert "rapl (1 package)" in meter.cost().meter
+    assert "rapl (1 package; idle power not subtracted)" in meter.cost().meter
     assert "PUE 1.5" in meter.cost().meter
 
 

@@ -84,7 +84,7 @@ def test_a_run_at_an_even_pace_takes_what_a_calibration_of_it_says(small: Small)
     # Where memory grew, it goes on growing, less and less; what earlier steps left comes on top.
     growing = replace(even, grown=0.1)
     more = [growing.still_to_grow(steps) for steps in (5, 10, 20, 200, 2000)]
-    assert more[0] == 0 and more == sorted(more) and more[-1] - more[-2] < 0.001
+    assert more[0] == 0 and more == sorted(more) and more[-1] - more[-2] < 0.01 * more[-1]
     assert growing.run(derived, 0.2)["memory_gb"] == pytest.approx(0.7 + 0.2 + growing.still_to_grow(95))
 
 

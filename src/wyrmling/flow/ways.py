@@ -39,27 +39,27 @@ class Way:
 def ways(project: Project, known: Known, shape: Shape | None, pricing: Pricing) -> Iterator[Way]:
     """Every way, the cheapest kind first.
 
-    shape   of the project's own base model; None when it starts from scratch: then of a known open model that fits
+    shape   of the project's own base model; None when it starts from scratch: then of a known open model
     """
-    name, base = (project.settings.model.base, shape) if shape is not None else _suggested(project)
+    name, base, against = _suggested(project) if shape is None else (project.settings.model.base, shape, "")
     if base is None:
-        note = "no known open model fits here; name one as model.base"
-        yield from (Way(method, "", None, note) for method in ("few-shot", *METHODS))
+        yield from (Way(method, "", None, "no known open model does this") for method in ("few-shot", *METHODS))
     else:
         yield _few_shot(name, base, known, pricing)
-        yield from (Way(method, name, _trained(project, known, base, method, pricing)) for method in METHODS)
+        yield from (Way(method, name, _trained(project, known, base, method, pricing), against) for method in METHODS)
     every = forecast.forecast(project, known.facts, validation_tokens=known.validation_tokens)
     yield Way("from scratch", "a new one", forecast.total(list(every.values())), f"all of {', '.join(every)}")
 
 
-def _suggested(project: Project) -> tuple[str, Shape | None]:
+def _suggested(project: Project) -> tuple[str, Shape | None, str]:
+    """Name and sizes of the largest known model whose training fits, else of the cheapest; what speaks against it."""
     from wyrmling.flow import suggest
 
     try:
-        found = [one for one in suggest.suggest(project) if not one.against]
+        first = suggest.suggest(project)[0]
     except UsageError:
-        found = []
-    return (found[0].model.id, found[0].model.shape) if found else ("", None)
+        return "", None, ""
+    return first.model.id, first.model.shape, "; ".join(f"full: {reason}" for reason in first.against[:1])
 
 
 def _few_shot(name: str, base: Shape, known: Known, pricing: Pricing) -> Way:
