@@ -148,7 +148,9 @@ def _simulated(size: str, config: ModelConfig, how: Spread, gpus: int, tokens: i
     grid = Grid(how.replicas, how.shards, how.tensor)
     mesh = parallel.mesh_of(grid, "cpu")
     segments = Segments([CONTEXT] * (tokens // CONTEXT))
-    segments.plan(torch.device("cpu"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        # It asks for lengths, which tensors without values don't have; it is kept for the model to find.
+        segments.plan(torch.device("cpu"), config.width)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = Model(config, "next", seed=None)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -161,7 +163,7 @@ def _simulated(size: str, config: ModelConfig, how: Spread, gpus: int, tokens: i
         tracker = MemTracker()
         tracker.track_external(model)
         with Counted() as traffic, tracker:
-            _learn(model, segments, torch.zeros(tokens, dtype=torch.long), autocast=how.strategy == "ddp")
+            _learn(model, segments, torch.zeros(tokens, dtype=torch.long))
         if how.strategy == "ddp" and how.replicas > 1:
             for parameter in model.parameters():
                 traffic.add("copies", parameter.numel(), 4, mesh.get_group("replica"), passes=2)
@@ -175,9 +177,9 @@ def _simulated(size: str, config: ModelConfig, how: Spread, gpus: int, tokens: i
     return Simulated(size, gpus, how, state / GB, (peak + moments) / GB, sent, traffic.far / GB)
 
 
-def _learn(model: Model, segments: Segments, tokens_N: Tensor, *, autocast: bool) -> None:
+def _learn(model: Model, segments: Segments, tokens_N: Tensor) -> None:
     """Forward and backward of one micro-batch. Which tokens are learned can't be asked of tensors without values."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         features_ND = model.features(tokens_N, segments)
         loss = _ChunkedCrossEntropy.apply(features_ND, model.output.weight_VD, tokens_N, None, None, 0.0)
     loss.backward()

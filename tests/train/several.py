@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from wyrmling.config import Launch, TrainMethod, TrainStep
 from wyrmling.model.heads import Model, stacked_parts
 from wyrmling.model.transformer import ModelConfig
 from wyrmling.train import checkpoint, shards, trainable
+from wyrmling.train.assemble import Numerics
 from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
 from wyrmling.train.loop import accumulate, scale
 from wyrmling.train.objectives import token_loss
 from wyrmling.train.optim import Optimizer, clip, parameter_groups
 from wyrmling.train.team import Team, join
+from wyrmling.train.trainable import Dtype
 
 # 41 rows of the embedding, 44 of the feed-forward layer: not a multiple of the processes.
 CONFIG = ModelConfig(
@@ -57,11 +60,12 @@ class Rows:
 class Training:
     """The loop's parts, called as the loop calls them."""
 
-    def __init__(self, team: Team, launch: Launch, method: TrainMethod = "full") -> None:
+    def __init__(self, team: Team, launch: Launch, method: TrainMethod = "full", dtype: Dtype = "float32") -> None:
         (self.model,) = team.build(lambda: (Model(CONFIG, "next", seed=0),), launch, method=method)
         step = TrainStep(name="tune", objective="causal", method=method)
         adapters = trainable.prepare(self.model, step, seed=0, dtype="float32")
-        team.place(self.model, "float32")
+        team.place(self.model, dtype)
+        self.autocast = partial(Numerics(1, dtype).autocast, "cpu")
         self.team, self.loss = team, team.evenly(token_loss)
         batches = Batches(
             Rows(),
@@ -91,7 +95,7 @@ class Training:
 
     def step(self, number: int) -> list[float]:
         team, optimizer, batches = self.team, self.optimizer, self.batches.step(number)
-        total, targets = team.total(*accumulate(self.model, self.loss, batches))
+        total, targets = team.total(*accumulate(self.model, self.loss, batches, self.autocast))
         team.sum_gradients()
         scale(optimizer, 1 / targets)
         norm = clip(optimizer.gradients(rule="adamw"), 1.0, team.norm)
@@ -135,6 +139,7 @@ WAYS: dict[str, tuple[Launch, TrainMethod]] = {
 
 def train(out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
+    told["bfloat16"] = Training(join("cpu"), Launch(strategy="fsdp"), dtype="bfloat16").run(1, STEPS)
     for name, (launch, method) in WAYS.items():
         training = Training(join("cpu"), launch, method)
         figures = training.run(1, STOP)

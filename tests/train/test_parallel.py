@@ -68,6 +68,13 @@ def test_four_processes_learn_the_same_from_the_same_rows(told, alone, way):
         assert torch.allclose(torch.tensor(mine["weights"][name]), weights, atol=1e-5), name
 
 
+def test_fsdp_in_bfloat16_is_the_same_but_for_rounding(told, alone):
+    figures = told[1]["train-4"]["bfloat16"], alone["full"]["figures"]
+    losses, wanted = ([step[0] for step in steps] for steps in figures)
+    assert losses == pytest.approx(wanted, rel=5e-3)
+    assert losses != pytest.approx(wanted, rel=1e-6)
+
+
 @pytest.mark.parametrize("way", several.SAVED)
 def test_another_number_of_processes_goes_on_from_a_checkpoint(told, alone, way):
     method = several.WAYS[several.SAVED[way]][1]

@@ -75,7 +75,7 @@ class Course:
         self.progress, self.looks, self.val, self.frozen = progress, looks, val, frozen
         self.numerics = numerics
         self.pace, self.loss, self.team = pace, team.evenly(loss), team
-        self.autocast = partial(team.arithmetic, partial(numerics.autocast, team.device))
+        self.autocast = partial(numerics.autocast, team.device)
         self.folder, step = draft.path / CHECKPOINTS, job.step
         self.saver = Saver(self.folder, keep=step.keep_checkpoints, every=step.save_every_seconds, team=team)
         self.rows = same_rows.stamp(job.tokens.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from datetime import timedelta
 from itertools import chain
@@ -154,10 +154,6 @@ class Launched(Team):
         if self.world > 1 and matrices:
             among, group = (self.copy_ranks, self._copy_group) if self.cut else (list(range(self.world)), None)
             self.exchange = Exchange(matrices, among.index(self.rank), len(among), group)
-
-    def arithmetic(self, autocast: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
-        # FSDP casts the weights that it gathers; to cast them again would only take memory.
-        return nullcontext() if self._by_rows else autocast()
 
     @contextmanager
     def looking(self) -> Iterator[None]:

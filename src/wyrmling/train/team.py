@@ -80,10 +80,6 @@ class Team:
         model.to(self.device)
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
-    def arithmetic(self, autocast: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
-        """The context of a forward pass."""
-        return autocast()
-
     def looking(self) -> AbstractContextManager[Any]:
         """The context of a pass without gradients."""
         return torch.inference_mode()
