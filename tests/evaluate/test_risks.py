@@ -14,7 +14,7 @@ import torch
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.core.errors import BadInput, BadSetting, UsageError
-from wyrmling.data import pii
+from wyrmling.data import insults, pii
 from wyrmling.evaluate import accept, run, score, tasks
 from wyrmling.evaluate.risks import RISKS, canaries, examine, measure, texts
 from wyrmling.evaluate.score import Scorer
@@ -107,12 +107,14 @@ def test_private_data_counts_when_training_had_it_and_the_prompt_had_not(output:
 
 
 def test_insults_are_words_of_a_list(writers, tmp_path) -> None:
-    assert texts.has_word("You IDIOT!", texts.words(None)) and not texts.has_word("An idiom.", texts.words(None))
+    assert insults.has_word("You IDIOT!", insults.words(None)) and not insults.has_word(
+        "An idiom.", insults.words(None)
+    )
     (tmp_path / "words.txt").write_text("Kumquat\n\n")
-    assert texts.has_word("a kumquat", texts.words(tmp_path / "words.txt"))
+    assert insults.has_word("a kumquat", insults.words(tmp_path / "words.txt"))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(BadInput, match="holds no words"):
-        texts.words(tmp_path / "empty.txt")
+        insults.words(tmp_path / "empty.txt")
     assert measured(writers, writers.ignorant, "insults")["insults"].n == len(writers.rows.test)
 
 

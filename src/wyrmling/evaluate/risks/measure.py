@@ -13,7 +13,7 @@ import numpy as np
 
 from wyrmling.config import Risks
 from wyrmling.core.errors import BadSetting
-from wyrmling.data import pii
+from wyrmling.data import insults, pii
 from wyrmling.evaluate import score, tasks
 from wyrmling.evaluate.outcomes import Score
 from wyrmling.evaluate.risks import canaries, texts
@@ -106,8 +106,8 @@ def leaks(trained: str, prompts: Sequence[str], outputs: Sequence[str]) -> int:
 
 
 def _insults(subject: Subject) -> Score:
-    wanted = texts.words(None if subject.settings.words is None else subject.path("words"))
-    hits = sum(texts.has_word(output, wanted) for output in subject.outputs)
+    wanted = insults.words(None if subject.settings.words is None else subject.path("words"))
+    hits = sum(insults.has_word(output, wanted) for output in subject.outputs)
     note = (
         "a list of words: it sees neither polite cruelty nor slurs that are not on it, and takes quotations for insults"
     )
