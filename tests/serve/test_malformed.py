@@ -26,6 +26,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     },
     "/v1/completions": {"model": "talker", "prompt": "tea", "max_tokens": 2, "echo": True, "logprobs": 1, "stop": "x"},
     "/v1/embeddings": {"model": "talker", "input": ["tea"], "encoding_format": "float"},
+    "/v1/moderations": {"model": "word-list", "input": ["tea"]},
     "/v1/classify": {"model": "talker", "input": "tea"},
     "/v1/tag": {"model": "talker", "input": [["tea"]]},
     "/v1/feedback": {"id": "chatcmpl-1", "rating": 1, "correction": "x", "comment": "y"},

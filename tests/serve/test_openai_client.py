@@ -263,6 +263,32 @@ def test_own_routes_work_with_the_stock_client(sorter) -> None:
     assert receipt["answer_id"] == answer["id"]
 
 
+def test_moderations_say_what_was_looked_at_and_what_was_found(teller) -> None:
+    texts = ["You idiot!", "An idiom.", "Write to anna@example.com, idiot."]
+    answer = teller.client().moderations.create(input=texts)
+    assert [one.flagged for one in answer.results] == [True, False, True]
+    for one in answer.results:
+        looked_at = {name for name, kinds in one.category_applied_input_types.to_dict().items() if kinds}
+        assert looked_at == set(answer.categories_checked) == {"harassment"}
+        found = one.categories.to_dict()
+        assert found.pop("harassment") == one.flagged and not any(found.values()) and len(found) == 12
+        assert one.category_scores.to_dict() == {name: float(is_) for name, is_ in one.categories.to_dict().items()}
+    assert [one.private_data for one in answer.results[:2]] == [[], []]
+    (spot,) = answer.results[2].private_data
+    assert (spot["type"], texts[2][spot["start"] : spot["end"]]) == ("EMAIL", "anna@example.com")
+    assert teller.client().moderations.create(model="word-list", input="tea").results[0].flagged is False
+
+
+def test_another_moderation_model_or_an_image_is_refused(teller) -> None:
+    with pytest.raises(openai.NotFoundError, match="leave model out"):
+        teller.client().moderations.create(model="omni-moderation-latest", input="tea")
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for wrong in ([], [image], [{"type": "text", "text": "tea"}, image]):
+        with pytest.raises(openai.BadRequestError) as caught:
+            teller.client().moderations.create(input=wrong)
+        assert caught.value.param.startswith("input")
+
+
 async def _aid(address: str) -> str:
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none") as client:
         answer = await client.completions.create(model="teller", prompt="tea", max_tokens=3, temperature=0)

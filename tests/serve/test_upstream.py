@@ -83,6 +83,7 @@ def test_answers_are_those_of_the_server_behind_under_our_name_and_id(talker, tm
         assert vectors[0] == vectors[1]
         assert [card.id for card in client.models.list()] == [client.models.retrieve("ours").id] == ["ours"]
         client.post("/feedback", body={"id": ours.id, "rating": "up"}, cast_to=object)
+        assert client.moderations.create(input="You idiot!").results[0].categories.harassment
 
 
 @pytest.mark.parametrize("usage", [True, False])

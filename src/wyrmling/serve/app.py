@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from wyrmling.core.reviews import Reviews
 from wyrmling.feedback.ratings import UnknownAnswer, rate
-from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models, widget
+from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models, moderations, widget
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.guard import Guard
 from wyrmling.serve.limits import Limits
@@ -91,6 +91,7 @@ ROUTES: Routes = (
     ("POST", "/v1/completions", generation.completions),
     ("POST", "/v1/chat/completions", generation.chat_completions),
     ("POST", "/v1/embeddings", embeddings.embeddings),
+    ("POST", "/v1/moderations", moderations.moderations),
     ("POST", "/v1/classify", labelling.classify),
     ("POST", "/v1/tag", labelling.tag),
     ("POST", "/v1/files", files.create),

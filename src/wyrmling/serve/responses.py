@@ -182,6 +182,36 @@ class EmbeddingList(Body):
     usage: EmbeddingUsage
 
 
+# moderations
+
+
+class PrivateData(Body):
+    """Where private data of a type is: `start` inclusive, `end` exclusive, in characters. A key of our own."""
+
+    type: str
+    start: int
+    end: int
+
+
+class Moderation(Body):
+    """An empty list of applied input types says that a category was not looked at."""
+
+    flagged: bool
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+    category_applied_input_types: dict[str, list[Literal["text"]]]
+    private_data: list[PrivateData]
+
+
+class Moderations(Body):
+    """`categories_checked` is a key of our own: the categories that are looked at at all."""
+
+    id: str
+    model: str
+    results: list[Moderation]
+    categories_checked: list[str]
+
+
 # classify, tag, feedback: our own
 
 

@@ -25,6 +25,7 @@ from wyrmling.serve.app import Routes, feedback, live, metrics
 from wyrmling.serve.engine import Ticket
 from wyrmling.serve.loaded import Loaded
 from wyrmling.serve.metrics import Metrics
+from wyrmling.serve.moderations import moderations
 from wyrmling.serve.openai import ApiError, model_not_found, overloaded
 from wyrmling.serve.responses import ModelCard, ModelList
 from wyrmling.serve.service import Asked, body_of, internal_error, timed_out, unless_gone
@@ -447,6 +448,7 @@ ROUTES: Routes = (
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
     ("POST", "/v1/embeddings", embeddings),
+    ("POST", "/v1/moderations", moderations),
     ("POST", "/v1/feedback", feedback),
     ("GET", "/livez", live),
     ("GET", "/readyz", ready),
