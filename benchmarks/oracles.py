@@ -25,7 +25,7 @@ from sklearn import metrics as judge
 
 from wyrmling.evaluate import answers, entities, statistics
 from wyrmling.evaluate.class_outcome import ClassOutcome
-from wyrmling.evaluate.multilabel_outcome import MultilabelOutcome
+from wyrmling.evaluate.label_set_outcome import LabelSetOutcome
 from wyrmling.evaluate.tag_outcome import TagOutcome
 
 Case = Callable[[np.random.Generator], float]
@@ -78,12 +78,12 @@ def probabilities(rng: np.random.Generator) -> float:
 
 
 def multilabel(rng: np.random.Generator) -> float:
-    """Several labels a row: averages, samples, subset accuracy, Hamming loss."""
+    """Several labels a row: averages, samples, accuracy, Hamming loss."""
     n, classes = int(rng.integers(1, 50)), int(rng.integers(2, 8))
     gold, said = (rng.random((n, classes)) < share for share in rng.random(2))
     if not gold.any():
         return 0.0
-    outcome = MultilabelOutcome([str(i) for i in range(classes)], gold, said, resamples=FEW)
+    outcome = LabelSetOutcome([str(i) for i in range(classes)], gold, said, resamples=FEW)
     labels = np.flatnonzero(gold.any(0))
     pairs = []
     for average in ("micro", "macro", "weighted", "samples"):
@@ -92,7 +92,7 @@ def multilabel(rng: np.random.Generator) -> float:
             of = getattr(judge, f"{name}_score")
             expected = of(gold, said, average=average, zero_division=0, labels=some)
             pairs.append((outcome.score(f"{average}_{name}").value, expected))
-    pairs.append((outcome.score("subset_accuracy").value, judge.accuracy_score(gold, said)))
+    pairs.append((outcome.score("accuracy").value, judge.accuracy_score(gold, said)))
     pairs.append((outcome.score("hamming_loss").value, judge.hamming_loss(gold, said)))
     return _largest(pairs)
 

@@ -3,20 +3,21 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
+from evaluate.test_remote import fake, said
 from train.small import Small
 from wyrmling import config
 from wyrmling.config import Project, TrainStep
 from wyrmling.data import run as data
 from wyrmling.evaluate import baselines
 from wyrmling.evaluate import run as evaluate
-from wyrmling.evaluate.label_set_outcome import LabelSetOutcome
+from wyrmling.flow import ladder
 from wyrmling.model import folder
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
@@ -133,24 +134,6 @@ def test_balanced_weights_make_yes_and_no_equal_in_sum() -> None:
     assert class_weights(step, ["a", "b"], [10, 40], rows=50) == [4.0, 0.25]
 
 
-def test_metrics_are_those_of_scikit_learn() -> None:
-    random = np.random.default_rng(0)
-    gold, said = (random.random((80, 4)) < share for share in (0.3, 0.4))
-    gold[:, 3] = False
-    outcome = LabelSetOutcome(list("abcd"), gold, said)
-    assert outcome.score("accuracy").value == accuracy_score(gold, said)
-    # averages run over the labels that some row has
-    for average in ("macro", "micro", "weighted"):
-        seen = slice(None) if average == "micro" else slice(3)
-        judge = precision_recall_fscore_support(gold[:, seen], said[:, seen], average=average, zero_division=0)
-        for name, expected in zip(("precision", "recall", "f1"), judge, strict=False):
-            score = outcome.score(f"{average}_{name}")
-            assert score.value == pytest.approx(expected)
-            assert score.low is not None and score.high is not None and score.low < expected < score.high
-    assert list(outcome.per_class()) == ["a", "b", "c"]
-    assert outcome.difference(outcome, "macro_f1").value == 0
-
-
 def test_tfidf_decides_each_label_for_itself() -> None:
     texts = [f"the {' and '.join(words)} is late" for words in (["card"], ["parcel"], ["card", "parcel"], [])] * 5
     sets = [[word for word in ("card", "parcel") if word in text] for text in texts]
@@ -172,3 +155,27 @@ def test_a_trained_model_gives_all_labels_of_a_text(several: Small, tmp_path: Pa
     )
     assert sorted(both["labels"]) == ["delivery", "payments"] and none["labels"] == []
     assert all(0 < share < 1 for share in both["probabilities"].values())
+
+
+def test_the_ladder_has_the_rungs_that_give_several_labels(several: Small) -> None:
+    """The server answers all right; what shows rows to a model gives one label, and says so."""
+
+    def right(body: dict[str, Any], _: int) -> tuple[int, Any]:
+        labels = [team for word, team in WORDS.items() if word in body["messages"][-1]["content"]]
+        return said(", ".join(labels) or "None")
+
+    steps = "name='start', objective='masked', steps=2", "name='tune', objective='classify', steps=8"
+    with fake(right) as (url, seen):
+        remote = f"{{url='{url}', model='m', usd_per_million_input=0, usd_per_million_output=0}}"
+        settings = ["evaluate.resamples=100", f"evaluate.remote={remote}", f"train=[{{{steps[0]}}}, {{{steps[1]}}}]"]
+        found, folder = ladder.run(config.load(several.project.root, settings), None, ladder.Remote(usd=1.0))
+    lines = {line.rung.name: line for line in found.lines}
+    assert list(lines) == ["majority", "tfidf", "probe", "lora", "full", "remote"] and found.metric == "macro_f1"
+    assert {one.name for one in found.left_out} == {"zero-shot", "few-shot"}
+    assert all("rows may have several labels" in one.reason for one in found.left_out)
+    assert len(seen) == found.rows and lines["remote"].quality.value == 1
+    for line in lines.values():
+        # The answers read back score as they did when they were given.
+        assert line.quality.value == line.rung.measured["macro_f1"].value
+        assert line.rung.verdict is not None
+    assert (folder / ladder.PAGE).is_file()

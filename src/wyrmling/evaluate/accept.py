@@ -30,7 +30,7 @@ SPEED = ("latency_p50_ms", "latency_p95_ms", "rows_per_s")
 COST = (*SPEED, "model_mb", "memory_mb", "wh_per_1k", "usd_per_1k", "gco2e_per_1k")
 # What each task can be asked for.
 OVERALL: dict[str, tuple[str, ...]] = {
-    "classify": (*metrics.CLASSIFY, *metrics.PROBABILITY),
+    "classify": (*metrics.CLASSIFY, *metrics.PROBABILITY, *metrics.LABEL_SETS),
     "tag": (*metrics.TAG, "token_accuracy"),
     "complete": metrics.TEXT,
     "chat": metrics.TEXT,
@@ -46,14 +46,14 @@ BASELINES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("answer", "summarize"), ("bm25", "unigram", "five_gram")),
 }
 COMPARABLE: dict[str, tuple[str, ...]] = {
-    "classify": tuple(metrics.CLASSIFY),
+    "classify": (*metrics.CLASSIFY, *metrics.LABEL_SETS),
     "tag": (*metrics.TAG, "token_accuracy"),
     **dict.fromkeys(("complete", "chat", "answer", "summarize"), ("bpb",)),
 }
 # What the champion can be compared in beyond that: it gives probabilities, and answers, too.
 WITH_CHAMPION: dict[str, tuple[str, ...]] = {
     **COMPARABLE,
-    "classify": (*metrics.CLASSIFY, "log_loss", "brier"),
+    "classify": (*COMPARABLE["classify"], "log_loss", "brier"),
     "answer": ("bpb", *answers.NAMES),
     "summarize": ("bpb", *answers.NAMES),
 }

@@ -12,7 +12,7 @@ from wyrmling.core.log import say
 from wyrmling.evaluate import costs, kept, systems, tasks
 from wyrmling.evaluate.outcomes import scores
 
-VERSION = 1
+VERSION = 2
 
 
 def run(project: Project, data: Artifact, name: str) -> Artifact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from wyrmling.evaluate.outcomes import (
     accuracy_difference,
     bounded,
     independent,
+    of_label,
     proportion,
     ratio,
     ratio_difference,
@@ -145,32 +146,15 @@ class ClassOutcome:
         se = float(np.nanstd(np.concatenate([values(w) for w in self._row_weights(RANKING_RESAMPLES)]), ddof=1))
         return Score(value, *bounded(value, se, n), n, signature, se)
 
-    def _row_weights(self, count: int) -> list[Floats]:
-        table_N1 = np.arange(len(self.gold_N))[:, None]
-        return list(resampling.fold(table_N1, self.cluster_N).draw(count, SEED))
+    def _row_weights(self, count: int) -> Iterator[Floats]:
+        return resampling.of_rows(len(self.gold_N), self.cluster_N, count, SEED)
 
     def per_class(self) -> dict[str, dict[str, Score]]:
         """Precision, recall and F1 of each label with test rows, in the order of the labels."""
-        return {self.labels[c]: self._of_label(c) for c in np.flatnonzero(self.scored_C).tolist()}
-
-    def _of_label(self, c: int) -> dict[str, Score]:
-        gold_N, said_N = self.gold_N == c, self.predicted_N == c
-        either_N = gold_N | said_N
-        # Among the rows where either side names the label, F1 is a rising function of the share correct:
-        # f = 2j / (1 + j). So Wilson's interval of j gives one of F1 that holds for few rows too.
-        j = self._share((gold_N & said_N)[either_N], either_N, "f1")
-        value, low, high = (None if x is None else 2 * x / (1 + x) for x in (j.value, j.low, j.high))
-        slope = 2 / (1 + (j.value or 0)) ** 2
-        f1 = replace(j, value=value, low=low, high=high, se=None if j.se is None else slope * j.se)
         return {
-            "precision": self._share(gold_N[said_N], said_N, "precision"),
-            "recall": self._share(said_N[gold_N], gold_N, "recall"),
-            "f1": f1,
+            self.labels[c]: of_label(self.gold_N == c, self.predicted_N == c, self.cluster_N)
+            for c in np.flatnonzero(self.scored_C).tolist()
         }
-
-    def _share(self, right_N: Bools, chosen_N: Bools, name: str) -> Score:
-        clusters = None if self.cluster_N is None else self.cluster_N[chosen_N]
-        return proportion(right_N, clusters, metrics.signature(name, "label"))
 
     def difference(self, old: ClassOutcome, metric: str) -> Difference:
         """This minus `old` on the same rows. Raises KeyError for a metric that has no paired test."""

@@ -13,6 +13,7 @@ from wyrmling.core.errors import BadInput
 from wyrmling.evaluate import entities, systems, tasks
 from wyrmling.evaluate.answer_outcome import AnswerOutcome, WithAnswers
 from wyrmling.evaluate.class_outcome import ClassOutcome
+from wyrmling.evaluate.label_set_outcome import LabelSetOutcome
 from wyrmling.evaluate.outcomes import Outcome, taken
 from wyrmling.evaluate.statistics import Ints
 from wyrmling.evaluate.tag_outcome import TagOutcome
@@ -65,7 +66,8 @@ def outcomes(
     A missing prediction is wrong. Tasks with written answers are compared in these.
     """
     if task == "classify":
-        return {name: _classes(rows, columns, labels, resamples) for name, columns in systems_columns.items()}
+        of = _label_sets if tasks.several(rows.test) else _classes
+        return {name: of(rows, columns, labels, resamples) for name, columns in systems_columns.items()}
     if task == "tag":
         return _tags(rows, systems_columns, resamples)
     if task in tasks.ANSWERED:
@@ -78,6 +80,13 @@ def _classes(rows: Rows, columns: Columns, labels: Sequence[str], resamples: int
     gold_N: Ints = np.array([index[row["label"]] for row in rows.test], dtype=np.int64)
     predicted_N: Ints = np.array([index.get(label, -1) for label in columns["predicted"]], dtype=np.int64)
     return ClassOutcome(labels, gold_N, predicted_N, None, resamples, systems.clusters(rows.test))
+
+
+def _label_sets(rows: Rows, columns: Columns, labels: Sequence[str], resamples: int) -> Outcome:
+    given = columns["predicted"]
+    gold_NC, said_NC = (tasks.label_table(sets, labels) for sets in ([row["labels"] for row in rows.test], given))
+    answered_N = np.array([names is not None for names in given])
+    return LabelSetOutcome(labels, gold_NC, said_NC, resamples, systems.clusters(rows.test), answered_N)
 
 
 def _tags(rows: Rows, systems_columns: Mapping[str, Columns], resamples: int) -> dict[str, Outcome]:

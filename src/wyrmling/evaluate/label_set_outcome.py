@@ -1,4 +1,7 @@
-"""Any number of labels per row: metrics over yes and no for each label, in slices, and compared with another system."""
+"""Any number of labels per row: metrics over yes and no for each label, in slices, and compared with another system.
+
+Letters: N rows, C labels, R resamples.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,19 @@ from wyrmling.evaluate.outcomes import (
     accuracy_difference,
     bounded,
     independent,
+    of_label,
     proportion,
+    ratio_difference,
+    share,
     taken,
     too_thin,
 )
 from wyrmling.evaluate.statistics import Difference, Floats, Ints
 
-# The metrics of single labels that are defined for several; accuracy asks for all labels of a row to be right.
-NAMES = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "micro_precision", "weighted_precision",
-         "macro_recall", "micro_recall", "weighted_recall")  # fmt: skip
+# The metrics of single labels that are defined for several; accuracy asks for all labels of a row to be right, which
+# scikit-learn calls subset accuracy.
+AVERAGES = tuple(f"{average}_{rate}" for average in ("macro", "micro", "weighted") for rate in metrics.PER_CLASS)
+NAMES = ("accuracy", *AVERAGES, *metrics.LABEL_SETS)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class LabelSetOutcome:
 
     gold_NC, predicted_NC   whether the row has the label, and whether the system says so
     cluster_N               cluster of each row; None: every row is independent
+    answered_N              False for a row without an answer: it is wrong even when it has no label. None: all have one
     """
 
     labels: Sequence[str]
@@ -42,6 +50,7 @@ class LabelSetOutcome:
     predicted_NC: Bools
     resamples: int = RESAMPLES
     cluster_N: Ints | None = None
+    answered_N: Bools | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,17 +71,13 @@ class LabelSetOutcome:
     def _sums(self) -> Floats:
         """(R, 3, C) the sums of bootstrap resamples; the same draws for every system on these rows."""
         n = len(self.gold_NC)
-        cells = resampling.fold(np.arange(n)[:, None], self.cluster_N)
         flat = self._counts.reshape(n, -1)
-        return np.concatenate(
-            [
-                (weights_RN @ flat).reshape(-1, *self._counts.shape[1:])
-                for weights_RN in cells.draw(self.resamples, SEED)
-            ]
-        )
+        drawn = resampling.of_rows(n, self.cluster_N, self.resamples, SEED)
+        return np.concatenate([weights_RN @ flat for weights_RN in drawn]).reshape(-1, *self._counts.shape[1:])
 
     def right(self) -> Bools:
-        return np.asarray((self.gold_NC == self.predicted_NC).all(1))
+        same_N = (self.gold_NC == self.predicted_NC).all(1)
+        return np.asarray(same_N if self.answered_N is None else same_N & self.answered_N)
 
     def take(self, rows_N: Ints) -> LabelSetOutcome:
         return replace(
@@ -80,38 +85,48 @@ class LabelSetOutcome:
             gold_NC=self.gold_NC[rows_N],
             predicted_NC=self.predicted_NC[rows_N],
             cluster_N=taken(self.cluster_N, rows_N),
+            answered_N=None if self.answered_N is None else self.answered_N[rows_N],
         )
 
     def score(self, name: str) -> Score:
         n, labels = len(self.gold_NC), int(self.scored_C.sum())
         if name == "accuracy":
             return proportion(self.right(), self.cluster_N, metrics.signature(name, "all labels", labels=labels))
+        if name in metrics.LABEL_SETS:
+            signature = metrics.signature(name, "of each row|zero:0", labels=len(self.labels))
+            return share(self._of_rows(name), np.ones(n), signature, self.cluster_N)
         metric = metrics.CLASSIFY[name]
         signature = metrics.signature(name, f"{metric.options}|several", labels=labels)
         if labels == 0:
             return Score(None, None, None, n, signature, None, "no test row has a label")
         value = float(metric.of(self._counts.sum(0), self.scored_C))
         se = float(metric.of(self._sums, self.scored_C).std(ddof=1))
-        if metric.per_class and n < MIN_ROWS_PER_CLASS * labels:
-            return Score(value, None, None, n, signature, se, too_thin(n, labels, "rows"))
+        if metric.per_class and (items := int(self.gold_NC.sum())) < MIN_ROWS_PER_CLASS * labels:
+            return Score(value, None, None, n, signature, se, too_thin(items, labels, "gold labels"))
         return Score(value, *bounded(value, se, independent(n, self.cluster_N)), n, signature, se)
+
+    def _of_rows(self, name: str) -> Floats:
+        """(N,) the metric of each row alone."""
+        if name in metrics.SAMPLES:
+            rate = metrics.PER_CLASS[name.removeprefix("samples_")]
+            return rate(self._counts.sum(2, keepdims=True))[:, 0]
+        wrong_N = (self.gold_NC != self.predicted_NC).mean(1)
+        return np.asarray(wrong_N if self.answered_N is None else np.where(self.answered_N, wrong_N, 1.0))
 
     def per_class(self) -> dict[str, dict[str, Score]]:
         """Precision, recall and F1 of each label with test rows, in the order of the labels."""
-        return {self.labels[c]: self._of_label(c) for c in np.flatnonzero(self.scored_C).tolist()}
-
-    def _of_label(self, c: int) -> dict[str, Score]:
-        found = {}
-        for name, rate in metrics.PER_CLASS.items():
-            value, se = float(rate(self._counts.sum(0))[c]), float(rate(self._sums)[:, c].std(ddof=1))
-            rows = int(self.gold_NC[:, c].sum())
-            found[name] = Score(value, *bounded(value, se, max(rows, 1)), rows, metrics.signature(name, "label"), se)
-        return found
+        return {
+            self.labels[c]: of_label(self.gold_NC[:, c], self.predicted_NC[:, c], self.cluster_N)
+            for c in np.flatnonzero(self.scored_C).tolist()
+        }
 
     def difference(self, old: LabelSetOutcome, metric: str) -> Difference:
         """This minus `old` on the same rows. Raises KeyError for a metric that has no paired test."""
         if metric == "accuracy":
             return accuracy_difference(self.right(), old.right(), self.cluster_N)
+        if metric in metrics.LABEL_SETS:
+            change_N = self._of_rows(metric) - old._of_rows(metric)
+            return ratio_difference(change_N, np.ones(len(change_N)), self.cluster_N)
         of = metrics.CLASSIFY[metric].of
         point = float(of(self._counts.sum(0), self.scored_C) - of(old._counts.sum(0), self.scored_C))
         change_R = of(self._sums, self.scored_C) - of(old._sums, self.scored_C)

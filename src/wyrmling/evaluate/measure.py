@@ -239,7 +239,7 @@ def judge(
         part = outcome if rows_N is None else outcome.take(rows_N)
         if criterion.metric in outcome.names and rows_N is not None:
             measured[criterion.name] = part.score(criterion.metric)
-        if criterion.against is not None and criterion.against in beside:
+        if criterion.against is not None and criterion.against in beside and criterion.metric in outcome.names:
             other = beside[criterion.against]
             other = other if rows_N is None else other.take(rows_N)
             differences[criterion.name, criterion.against] = part.difference(other, criterion.metric)

@@ -123,10 +123,13 @@ def _of_tags() -> dict[str, Metric]:
 
 
 TAG: dict[str, Metric] = _of_tags()
+# Of rows that may have several labels: means over rows of a row's own rates, and the share of labels that are wrong.
+SAMPLES = tuple(f"samples_{name}" for name in PER_CLASS)
+LABEL_SETS = (*SAMPLES, "hamming_loss")
 PROBABILITY = ("log_loss", "brier", "ece", "auroc", "average_precision")
 TEXT = ("bpb", "loss", "perplexity", "token_accuracy")
 # Where less is better; everything else is better when larger.
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "bpb", "loss", "perplexity"})
+LOWER_IS_BETTER = frozenset({"hamming_loss", "log_loss", "brier", "ece", "bpb", "loss", "perplexity"})
 
 
 def signature(name: str, options: str, **facts: object) -> str:

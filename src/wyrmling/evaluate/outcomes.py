@@ -1,19 +1,20 @@
 """What a system (model or baseline) did on the test rows: what all kinds of outcomes share, and scores with intervals.
 
 An outcome holds per-row results only, so two outcomes on the same rows can be compared row by row, and a part of the
-rows is an outcome too. The kinds are in class_outcome.py, tag_outcome.py, text_outcome.py and answer_outcome.py.
+rows is an outcome too. The kinds are in class_outcome.py, label_set_outcome.py, tag_outcome.py, text_outcome.py and
+answer_outcome.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from wyrmling.evaluate import statistics
+from wyrmling.evaluate import metrics, statistics
 from wyrmling.evaluate.metrics import Bools
 from wyrmling.evaluate.statistics import Difference, Floats, Interval, Ints
 
@@ -108,6 +109,22 @@ def proportion(right_N: Bools, cluster_N: Ints | None, signature: str) -> Score:
             se = clustered if math.isfinite(clustered) else se
             worth = groups if se == 0 else statistics.effective_rows(n, p, se)
     return Score(p, *statistics.wilson(p * worth, worth), n=n, signature=signature, se=se)
+
+
+def of_label(gold_N: Bools, said_N: Bools, cluster_N: Ints | None) -> dict[str, Score]:
+    """Precision, recall and F1 of one label, from the rows that have it and those that it was said of."""
+
+    def share_of(right_N: Bools, chosen_N: Bools, name: str) -> Score:
+        clusters = None if cluster_N is None else cluster_N[chosen_N]
+        return proportion(right_N[chosen_N], clusters, metrics.signature(name, "label"))
+
+    # Among the rows where either side names the label, F1 is a rising function of the share correct:
+    # f = 2j / (1 + j). So Wilson's interval of j gives one of F1 that holds for few rows too.
+    j = share_of(gold_N & said_N, gold_N | said_N, "f1")
+    value, low, high = (None if x is None else 2 * x / (1 + x) for x in (j.value, j.low, j.high))
+    slope = 2 / (1 + (j.value or 0)) ** 2
+    f1 = replace(j, value=value, low=low, high=high, se=None if j.se is None else slope * j.se)
+    return {"precision": share_of(gold_N, said_N, "precision"), "recall": share_of(said_N, gold_N, "recall"), "f1": f1}
 
 
 def ratio(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,8 +25,10 @@ from wyrmling.evaluate.statistics import Ints
 from wyrmling.evaluate.tasks import Example, Rows
 from wyrmling.model import retrieval
 
-VERSION = 1
+VERSION = 2
 LABEL_TOKENS = 32
+# How a model is told to say that no label fits.
+NO_LABEL = "none"
 # English has about four characters to a token; a third of them is on the safe side.
 CHARACTERS_PER_TOKEN = 3.0
 
@@ -141,12 +144,16 @@ def _prompts(project: Project, data: Artifact, rows: Rows) -> tuple[Ints, list[M
     if task == "classify":
         chosen = np.arange(len(rows.test), dtype=np.int64)
         names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))["labels"]
+        wanted, right, most = "exactly one of these labels", [row["label"] for row in rows.train], LABEL_TOKENS
+        if tasks.several(rows.test):
+            sets = [row["labels"] or () for row in rows.train]
+            wanted = f"those of these labels that fit, with commas between them, or {NO_LABEL},"
+            right, most = [", ".join(some) or NO_LABEL for some in sets], LABEL_TOKENS * max(map(len, sets), default=1)
         system = (
-            f"{settings.objective.goal or 'Classify the text'}. Answer with exactly one of these labels and nothing "
-            f"else: {', '.join(names)}"
+            f"{settings.objective.goal or 'Classify the text'}. Answer with {wanted} and nothing else: "
+            f"{', '.join(names)}"
         )
-        said, right = [row["text"] for row in rows.train], [row["label"] for row in rows.train]
-        asked, most = [rows.test[i]["text"] for i in chosen.tolist()], LABEL_TOKENS
+        said, asked = [row["text"] for row in rows.train], [rows.test[i]["text"] for i in chosen.tolist()]
     else:
         chosen = systems.answered_rows(len(rows.test), settings.evaluate)
         system = settings.objective.goal or ""
@@ -181,10 +188,11 @@ def _messages(
 def _answered(task: str, data: Artifact, rows: Rows, settings: Evaluate, replies: Sequence[Reply]) -> systems.Answered:
     names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))
     if task == "classify":
-        predicted = [None if one.text is None else label_in(one.text, names["labels"]) for one in replies]
+        read, what = (labels_in, "") if tasks.several(rows.test) else (label_in, ", or several,")
+        predicted = [None if one.text is None else read(one.text, names["labels"]) for one in replies]
         found = kept.outcomes(task, rows, {"remote": {"predicted": predicted}}, names["labels"], settings.resamples)
         lost = sum(label is None for label in predicted)
-        notes = [f"{lost:,} answers of the remote model name no label, or several, and count as wrong"] if lost else []
+        notes = [f"{lost:,} answers of the remote model name no label{what} and count as wrong"] if lost else []
         return systems.Answered(found["remote"], {"predicted": predicted}, notes)
     given: list[Any] = [None] * len(rows.test)
     for place, one in zip(systems.answered_rows(len(rows.test), settings).tolist(), replies, strict=True):
@@ -204,6 +212,19 @@ def label_in(text: str, labels: Sequence[str]) -> str | None:
     # A label inside another one, as "card" in "lost card", is not meant by itself.
     longest = [one for one in named if not any(plain[one] in plain[other] for other in named if other != one)]
     return longest[0] if len(longest) == 1 else None
+
+
+def labels_in(text: str, labels: Sequence[str]) -> list[str] | None:
+    """The labels that an answer names, in the order of the labels; None for nonsense."""
+    left, named = _plain(text), []
+    plain = {label: form for label in labels if (form := _plain(label))}
+    for label, form in sorted(plain.items(), key=lambda one: -len(one[1])):
+        # What a longer label took, as "lost card", does not count for "card" too.
+        left, times = re.subn(rf"(?<!\S){re.escape(form)}(?!\S)", "|", left)
+        named += [label] if times else []
+    if not named and left != NO_LABEL:
+        return None
+    return [label for label in labels if label in named]
 
 
 def _plain(text: str) -> str:

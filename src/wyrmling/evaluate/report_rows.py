@@ -78,8 +78,8 @@ def _label_set_errors(found: Evaluation) -> str:
     lines = [
         [
             text(found.rows.test[i]) + _nearest(found, i),
-            escape(columns["gold"][i]),
-            escape(columns["predicted"][i]),
+            escape(_said(found, columns["gold"][i])),
+            escape(_said(found, columns["predicted"][i])),
             place(found.rows.test[i]),
         ]
         for i in wrong[:WORST]
@@ -176,13 +176,15 @@ def flips(found: Evaluation) -> str:
 
 def _change(found: Evaluation, name: str, i: int) -> list[str]:
     sides = (found.model.columns["gold"], found.beside[name].columns["predicted"], found.model.columns["predicted"])
-    return [text(found.rows.test[i]), *(escape(_said(side[i])) for side in sides)]
+    return [text(found.rows.test[i]), *(escape(_said(found, side[i])) for side in sides)]
 
 
-def _said(answer: str | Sequence[str]) -> str:
-    """A label, or the entities of a sentence's tags."""
+def _said(found: Evaluation, answer: str | Sequence[str]) -> str:
+    """A label, several of them, or the entities of a sentence's tags."""
     if isinstance(answer, str):
         return answer
+    if isinstance(found.model.outcome, LabelSetOutcome):
+        return ", ".join(answer) or "none"
     return " ".join(f"{entity.type} {entity.start}-{entity.end}" for entity in entities(answer)) or "none"
 
 
@@ -217,7 +219,7 @@ def _record(found: Evaluation, i: int, right: bool | None, filters: Mapping[str,
         record["said"] = f"{_bits(columns, i):.3f} bits per byte"
     else:
         chosen["outcome"] = "right" if right else "wrong"
-        record["gold"], record["said"] = _said(columns["gold"][i]), _said(columns["predicted"][i])
+        record["gold"], record["said"] = (_said(found, columns[name][i]) for name in ("gold", "predicted"))
     if "score" in columns:
         record["confidence"] = round(float(columns["score"][i]), 4)
         chosen |= {"gold": record["gold"], "predicted": record["said"]}

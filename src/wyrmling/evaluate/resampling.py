@@ -70,6 +70,11 @@ def fold(table_NK: Ints, cluster_N: Ints | None = None) -> Cells:
     )
 
 
+def of_rows(n: int, cluster_N: Ints | None, count: int, seed: int) -> Iterator[Floats]:
+    """How often each of n rows occurs in resamples of them, or of their clusters: chunks (r, n) of `count` rows."""
+    return fold(np.arange(n)[:, None], cluster_N).draw(count, seed)
+
+
 def resamples(rows_M: Ints, count: int, seed: int) -> Iterator[Floats]:
     """How often each cell is drawn in bootstrap resamples of all rows: chunks (r, M) that add up to `count` rows.
 

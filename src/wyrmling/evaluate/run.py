@@ -16,7 +16,7 @@ from wyrmling.evaluate import accept, opponents, tasks
 if TYPE_CHECKING:
     from wyrmling.evaluate.measure import Evaluation
 
-VERSION = 4
+VERSION = 5
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
 # The files of a model folder that decide its answers, beside its tensors.
 _MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "wyrmling.json", "few_shot.json")

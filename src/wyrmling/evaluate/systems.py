@@ -95,7 +95,7 @@ def _label_sets(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Eva
     """Every label that is likelier than not."""
     from wyrmling.evaluate import score
 
-    gold_NC = np.array(tasks.gold_label_sets(rows.test, labels), dtype=np.bool_)
+    gold_NC = tasks.gold_label_sets(rows.test, labels)
     own_NC, cut = score.classify(scorer, rows.test)
     _check_numbers(own_NC, rows.test)
     index = {label: i for i, label in enumerate(scorer.labels)}
@@ -110,13 +110,11 @@ def _label_sets(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Eva
 
 
 def _label_columns(outcome: LabelSetOutcome) -> dict[str, list[Any]]:
-    """The labels of each row in words."""
+    """The names of each row's labels."""
     sides = {"gold": outcome.gold_NC, "predicted": outcome.predicted_NC}
     return {
-        name: [
-            ", ".join(label for label, has in zip(outcome.labels, row, strict=True) if has) or "none" for row in side
-        ]
-        for name, side in sides.items()
+        name: [[label for label, has in zip(outcome.labels, row, strict=True) if has] for row in side_NC]
+        for name, side_NC in sides.items()
     }
 
 
@@ -214,7 +212,7 @@ def baselines_for(
     task: str, rows: Rows, labels: Sequence[str], tags: Sequence[str], settings: Evaluate
 ) -> dict[str, Baseline]:
     """The baselines of a task by name, cheapest first."""
-    if task == "classify" and any(row["labels"] is not None for row in rows.test):
+    if task == "classify" and tasks.several(rows.test):
         return _label_set_baselines(rows, labels, settings.resamples)
     if task == "classify":
         return _class_baselines(rows, labels, settings.resamples)
@@ -245,12 +243,12 @@ def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[
 
 
 def _label_set_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[str, Baseline]:
-    gold_NC = np.array(tasks.gold_label_sets(rows.test, labels), dtype=np.bool_)
+    gold_NC = tasks.gold_label_sets(rows.test, labels)
     texts = [row["text"] for row in rows.train]
     sets = [tuple(label for label in row["labels"] or () if label in labels) for row in rows.train]
 
     def answered(said: list[Any]) -> Answered:
-        said_NC = np.array([[label in names for label in labels] for names in said], dtype=np.bool_)
+        said_NC = tasks.label_table(said, labels)
         outcome = LabelSetOutcome(labels, gold_NC, said_NC, resamples, clusters(rows.test))
         return Answered(outcome, {"predicted": _label_columns(outcome)["predicted"]}, [])
 

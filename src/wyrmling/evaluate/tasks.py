@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wyrmling.config import Data, Project, Source
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.evaluate.metrics import Bools
 
 if TYPE_CHECKING:
     from wyrmling.data.rows import Row
@@ -182,8 +185,8 @@ def gold_labels(rows: Sequence[Example], labels: Sequence[str]) -> list[int]:
     return found
 
 
-def gold_label_sets(rows: Sequence[Example], labels: Sequence[str]) -> list[list[bool]]:
-    """For each row whether it has each label. Raises BadInput naming the first row with a label the model lacks."""
+def gold_label_sets(rows: Sequence[Example], labels: Sequence[str]) -> Bools:
+    """(N, C) whether each row has each label. Raises BadInput naming the first row with a label the model lacks."""
     for row in rows:
         if unknown := [label for label in row["labels"] or () if label not in labels]:
             raise BadInput(
@@ -191,7 +194,18 @@ def gold_label_sets(rows: Sequence[Example], labels: Sequence[str]) -> list[list
                 where=f"{row['origin']} (row {row['row_id']})",
                 fix=f"correct the label, or train with rows that have it; the model has {len(labels)} labels",
             )
-    return [[label in (row["labels"] or ()) for label in labels] for row in rows]
+    return label_table([row["labels"] for row in rows], labels)
+
+
+def label_table(sets: Sequence[Collection[str] | None], labels: Sequence[str]) -> Bools:
+    """(N, C) whether each set holds each label; None holds none."""
+    held = [[label in (names or ()) for label in labels] for names in sets]
+    return np.array(held, dtype=np.bool_).reshape(len(sets), len(labels))
+
+
+def several(rows: Sequence[Example]) -> bool:
+    """Whether the rows of a classifier may have any number of labels."""
+    return any(row["labels"] is not None for row in rows)
 
 
 def check_tags(rows: Sequence[Example], tags: Sequence[str]) -> None:

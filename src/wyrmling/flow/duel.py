@@ -141,7 +141,7 @@ def _part_names(data: Artifact, rows: Sequence[dict[str, Any]]) -> Iterator[list
     thirds = np.quantile(sizes, [1 / 3, 2 / 3])
     for row, size in zip(rows, sizes, strict=True):
         names = [f"length={LENGTHS[int((size > thirds).sum())]}", f"source={known[row['row_id']]['source']}"]
-        yield names if row["label"] is None else [*names, f"label={row['label']}"]
+        yield [*names, *(f"label={label}" for label in row["labels"])]
 
 
 def _p_worse(gain_N: statistics.Floats) -> float:
@@ -161,13 +161,22 @@ def _paired(new: Artifact, old: Artifact) -> list[dict[str, Any]]:
         {
             "gain": _did(row) - _did(before[row["row_id"]]),
             "row_id": row["row_id"],
-            "label": row["gold"] if isinstance(row.get("gold"), str) else None,
+            "labels": _labels_of(row),
             "bytes": row.get("bytes"),
             "learned": row.get("near_train") == "same",
         }
         for row in _predictions(new)
         if row["row_id"] in before
     ]
+
+
+def _labels_of(row: dict[str, Any]) -> list[str]:
+    """The label that a classified row has, or all of them; none of rows of other tasks."""
+    gold = row.get("gold")
+    if isinstance(gold, str):
+        return [gold]
+    # Tags are a list too, but have no probabilities.
+    return gold if gold is not None and "probabilities" in row else []
 
 
 def _did(row: dict[str, Any]) -> float:

@@ -28,6 +28,7 @@ from wyrmling.model.foreign import Foreign
 from wyrmling.model.heads import Model
 from wyrmling.model.shown import Shown, write_vectors
 from wyrmling.tokenizer.tokenizer import Tokenizer
+from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train import sizing
 from wyrmling.train.assemble import BASE_REASON, Job
 from wyrmling.train.outcome import MODEL, PROBES
@@ -119,9 +120,15 @@ def _kind(job: Job, base: Model) -> Kind:
 
 
 def _labels(job: Job) -> list[str]:
-    from wyrmling.tokenizer.tokens import TokenStore
-
-    return TokenStore.open(job.tokens.path, "train").labels
+    """Raises BadSetting where a text may have several: rows that are shown vote for one."""
+    store = TokenStore.open(job.tokens.path, "train")
+    if store.several:
+        raise BadSetting(
+            "rows may have several labels, and a few-shot model gives every text exactly one",
+            where=f"train.{job.step.name}.method",
+            fix='set method = "probe", "lora" or "full"',
+        )
+    return store.labels
 
 
 # ---- texts with labels ----
