@@ -285,7 +285,7 @@ def continuations(model: Model, prompt: Sequence[int], choices: Sequence[Sequenc
     cache = decoder.cache
     assert isinstance(cache, Cache)
     decoder.add(prompt, Sampling())
-    first_V = decoder._prefill()[0].float().log_softmax(-1)
+    first_V = decoder._prefill()[0][0].float().log_softmax(-1)
     nats = [float(first_V[ids[0]]) for ids in choices]
     cache.reserve(len(choices), len(prompt) + longest)
     for slot in range(1, len(choices)):
