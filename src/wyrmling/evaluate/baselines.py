@@ -14,7 +14,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,10 +29,14 @@ _WORD = re.compile(r"\w+")
 
 Texts = Sequence[str]
 Sentences = Sequence[Sequence[str]]
+Label = TypeVar("Label", str, tuple[str, ...])
 
 
-def majority(train_labels: Sequence[str], n_test: int) -> list[str]:
-    """The most frequent training label for every test row; of equally frequent ones the first in the alphabet."""
+def majority(train_labels: Sequence[Label], n_test: int) -> list[Label]:
+    """The most frequent training label, or set of labels, for every test row; of equally frequent ones the first.
+
+    Raises   NothingToLearn without training rows
+    """
     if not train_labels:
         raise NothingToLearn("there is no labelled training row for the majority baseline", where="data split train")
     counts = Counter(train_labels)
@@ -40,44 +44,23 @@ def majority(train_labels: Sequence[str], n_test: int) -> list[str]:
     return [best] * n_test
 
 
-def tfidf(train_texts: Texts, train_labels: Texts) -> Callable[[Texts], tuple[list[str], Floats]]:
-    """Labels by TF-IDF of words (1-2) and characters (2-5) and a linear SVM; and the margin of each answer.
-
-    C = 0.5 and the n-gram ranges are fixed, not tuned on anything.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
-
+def tfidf(train_texts: Texts, train_labels: Texts) -> Callable[[Texts], list[str]]:
+    """Labels by TF-IDF of words (1-2) and characters (2-5) and a linear SVM."""
     if len(set(train_labels)) < 2:
-        return lambda texts: (majority(train_labels, len(texts)), np.zeros(len(texts)))
+        return lambda texts: majority(train_labels, len(texts))
     features = _features(train_texts)
-    machine = LinearSVC(C=0.5, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        machine.fit(features.fit_transform(train_texts), train_labels)
-
-    def answer(texts: Texts) -> tuple[list[str], Floats]:
-        margins = machine.decision_function(features.transform(texts))
-        if margins.ndim == 1:  # two labels: one margin, positive for the second
-            margins = np.stack([-margins, margins], axis=1)
-        return [str(machine.classes_[i]) for i in margins.argmax(1)], margins.max(1)
-
-    return answer
+    machine = _machine(features.fit_transform(train_texts), train_labels)
+    return lambda texts: [str(label) for label in machine.predict(features.transform(texts))]
 
 
 def tfidf_sets(train_texts: Texts, train_sets: Sequence[Sequence[str]]) -> Callable[[Texts], list[list[str]]]:
     """The same features with a yes or no for each label; a label that all rows have is given to every text."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
-
     features = _features(train_texts)
     train = features.fit_transform(train_texts)
     machines: dict[str, Any] = {}
     for label in sorted({label for names in train_sets for label in names}):
         has = [label in names for names in train_sets]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            machines[label] = None if all(has) else LinearSVC(C=0.5, random_state=0).fit(train, has)
+        machines[label] = None if all(has) else _machine(train, has)
 
     def answer(texts: Texts) -> list[list[str]]:
         test = features.transform(texts)
@@ -85,6 +68,16 @@ def tfidf_sets(train_texts: Texts, train_sets: Sequence[Sequence[str]]) -> Calla
         return [[label for label, yes in said.items() if yes is None or yes[row]] for row in range(len(texts))]
 
     return answer
+
+
+def _machine(features: Any, answers: Sequence[Any]) -> Any:
+    """A linear SVM that has learned the answers. Its C and the n-gram ranges are fixed, not tuned on anything."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LinearSVC(C=0.5, random_state=0).fit(features, answers)
 
 
 def _features(texts: Texts) -> Any:

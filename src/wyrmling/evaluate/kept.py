@@ -76,9 +76,8 @@ def outcomes(
 
 
 def _classes(rows: Rows, columns: Columns, labels: Sequence[str], resamples: int) -> Outcome:
-    index = {label: i for i, label in enumerate(labels)}
-    gold_N: Ints = np.array([index[row["label"]] for row in rows.test], dtype=np.int64)
-    predicted_N: Ints = np.array([index.get(label, -1) for label in columns["predicted"]], dtype=np.int64)
+    gold_N = np.array(tasks.gold_labels(rows.test, labels), dtype=np.int64)
+    predicted_N = systems.numbers_of(columns["predicted"], labels)
     return ClassOutcome(labels, gold_N, predicted_N, None, resamples, systems.clusters(rows.test))
 
 
@@ -102,7 +101,7 @@ def _tags(rows: Rows, systems_columns: Mapping[str, Columns], resamples: int) ->
 
 def _answers(rows: Rows, columns: Columns) -> Outcome:
     there_N: Ints = np.flatnonzero([answer is not None for answer in columns["answer"]]).astype(np.int64)
-    expected = [rows.test[i]["messages"][-1]["content"] for i in there_N.tolist()]
+    expected = [systems.right_answer(rows.test[i]) for i in there_N.tolist()]
     groups = taken(systems.clusters(rows.test), there_N)
     given = [columns["answer"][i] for i in there_N.tolist()]
     return WithAnswers(None, AnswerOutcome(expected, given, groups), there_N)
@@ -110,5 +109,5 @@ def _answers(rows: Rows, columns: Columns) -> Outcome:
 
 def _text(rows: Rows, columns: Columns) -> Outcome:
     nats_N = np.array(columns["text_nats"], dtype=np.float64)
-    own = columns.get("bytes") or [len(systems.answer_text(row).encode("utf-8", "replace")) for row in rows.test]
-    return TextOutcome(nats_N, np.array(own, dtype=np.float64), cluster_N=systems.clusters(rows.test))
+    bytes_N = np.array(columns["bytes"], dtype=np.float64) if "bytes" in columns else systems.bytes_of(rows.test)
+    return TextOutcome(nats_N, bytes_N, cluster_N=systems.clusters(rows.test))

@@ -168,7 +168,7 @@ def _prompts(project: Project, data: Artifact, rows: Rows) -> tuple[Ints, list[M
 
 
 def _last_turns(rows: Sequence[Example]) -> tuple[list[str], list[str]]:
-    return [systems.question_text(row) for row in rows], [row["messages"][-1]["content"] for row in rows]
+    return [systems.question_text(row) for row in rows], [systems.right_answer(row) for row in rows]
 
 
 def _messages(

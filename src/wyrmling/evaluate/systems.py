@@ -5,7 +5,6 @@ torch only comes in through the scorer that the caller loaded.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,13 +41,9 @@ Predict = Callable[[Sequence[Example]], list[Any]]
 
 def of_model(task: str, scorer: Scorer, rows: Rows, settings: Evaluate) -> Answered:
     """The model's answers. Raises BadInput naming a test row whose label or tag the model does not know."""
-    if task == "classify":
-        answer = _label_sets if scorer.several else _classify
-        return answer(scorer, rows, scorer.labels, settings)
     if task == "tag":
         tasks.check_tags(rows.test, scorer.tags)
-        return _tag(scorer, rows, scorer.tags, settings)
-    return _text(task, scorer, rows, settings)
+    return of_opponent(task, scorer, rows, scorer, settings)
 
 
 def of_opponent(task: str, scorer: Scorer, rows: Rows, model: Scorer, settings: Evaluate) -> Answered:
@@ -67,46 +62,52 @@ def clusters(rows: Sequence[Example]) -> Ints | None:
 
 
 def _classify(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Evaluate) -> Answered:
-    from wyrmling.evaluate import score
-
     gold_N = np.array(tasks.gold_labels(rows.test, labels), dtype=np.int64)
-    own_NC, cut = score.classify(scorer, rows.test)
-    _check_numbers(own_NC, rows.test)
-    index = {label: i for i, label in enumerate(scorer.labels)}
-    best_N = own_NC.argmax(1)
-    places = {label: i for i, label in enumerate(labels)}
-    predicted_N = np.array([places.get(scorer.labels[i], -1) for i in best_N], dtype=np.int64)
-    # A label the other model lacks has probability 0 there.
-    probabilities_NC = np.stack(
-        [own_NC[:, index[label]] if label in index else np.zeros(len(own_NC)) for label in labels], axis=1
-    )
-    notes = [f"{cut} texts are longer than {scorer.context} tokens; the model read their beginning"] if cut else []
+    own_NC, notes = _probabilities(scorer, rows)
+    predicted = [scorer.labels[i] for i in own_NC.argmax(1)]
+    probabilities_NC = _in_labels(own_NC, scorer.labels, labels)
     columns = {
         "gold": [row["label"] for row in rows.test],
-        "predicted": [scorer.labels[i] for i in best_N],
+        "predicted": predicted,
         "score": own_NC.max(1).tolist(),
         "probabilities": probabilities_NC.astype(np.float32).tolist(),
     }
+    predicted_N = numbers_of(predicted, labels)
     outcome = ClassOutcome(labels, gold_N, predicted_N, probabilities_NC, settings.resamples, clusters(rows.test))
     return Answered(outcome, columns, notes)
 
 
 def _label_sets(scorer: Scorer, rows: Rows, labels: Sequence[str], settings: Evaluate) -> Answered:
     """Every label that is likelier than not."""
+    gold_NC = tasks.gold_label_sets(rows.test, labels)
+    own_NC, notes = _probabilities(scorer, rows)
+    probabilities_NC = _in_labels(own_NC, scorer.labels, labels)
+    outcome = LabelSetOutcome(labels, gold_NC, probabilities_NC >= 0.5, settings.resamples, clusters(rows.test))
+    columns = _label_columns(outcome) | {"probabilities": probabilities_NC.astype(np.float32).tolist()}
+    return Answered(outcome, columns, notes)
+
+
+def _probabilities(scorer: Scorer, rows: Rows) -> tuple[Floats, list[str]]:
+    """(N, C) of the model's own labels, and a note on texts that it did not read to their end."""
     from wyrmling.evaluate import score
 
-    gold_NC = tasks.gold_label_sets(rows.test, labels)
     own_NC, cut = score.classify(scorer, rows.test)
     _check_numbers(own_NC, rows.test)
-    index = {label: i for i, label in enumerate(scorer.labels)}
-    said_NC = np.zeros_like(gold_NC)
-    for place, label in enumerate(labels):
-        if label in index:
-            said_NC[:, place] = own_NC[:, index[label]] >= 0.5
-    notes = [f"{cut} texts are longer than {scorer.context} tokens; the model read their beginning"] if cut else []
-    outcome = LabelSetOutcome(labels, gold_NC, said_NC, settings.resamples, clusters(rows.test))
-    columns = _label_columns(outcome) | {"probabilities": own_NC.astype(np.float32).tolist()}
-    return Answered(outcome, columns, notes)
+    note = f"{cut} texts are longer than {scorer.context} tokens; the model read their beginning"
+    return own_NC, [note] if cut else []
+
+
+def _in_labels(own_NC: Floats, own: Sequence[str], labels: Sequence[str]) -> Floats:
+    """Probabilities in the order of `labels`; a label that the model lacks has probability 0."""
+    index = {label: i for i, label in enumerate(own)}
+    nothing_N = np.zeros(len(own_NC))
+    return np.stack([own_NC[:, index[label]] if label in index else nothing_N for label in labels], axis=1)
+
+
+def numbers_of(predicted: Sequence[str | None], labels: Sequence[str]) -> Ints:
+    """Index of each predicted label; -1 for one that is not among the labels, and for none."""
+    index = {label: i for i, label in enumerate(labels)}
+    return np.array([-1 if label is None else index.get(label, -1) for label in predicted], dtype=np.int64)
 
 
 def _label_columns(outcome: LabelSetOutcome) -> dict[str, list[Any]]:
@@ -170,8 +171,8 @@ def _answered(scorer: Scorer, rows: Rows, settings: Evaluate, text: TextOutcome,
     chosen_N = answered_rows(len(rows.test), settings)
     chosen = [rows.test[i] for i in chosen_N.tolist()]
     given = write.answers(scorer, chosen, max_tokens=settings.answer_tokens)
-    expected = [row["messages"][-1]["content"] for row in chosen]
-    outcome = WithAnswers(text, AnswerOutcome(expected, given, text.cluster(chosen_N)), chosen_N)
+    expected = [right_answer(row) for row in chosen]
+    outcome = WithAnswers(text, AnswerOutcome(expected, given, taken(text.cluster_N, chosen_N)), chosen_N)
     written: list[str | None] = [None] * len(rows.test)
     for i, answer in zip(chosen_N.tolist(), given, strict=True):
         written[i] = answer
@@ -225,16 +226,15 @@ def baselines_for(
 def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[str, Baseline]:
     gold_N = np.array(tasks.gold_labels(rows.test, labels), dtype=np.int64)
     texts, named = [row["text"] for row in rows.train], [row["label"] for row in rows.train]
-    index = {label: i for i, label in enumerate(labels)}
 
     def answered(predicted: list[str]) -> Answered:
-        indices: Ints = np.array([index.get(label, -1) for label in predicted], dtype=np.int64)
-        outcome = ClassOutcome(labels, gold_N, indices, None, resamples, clusters(rows.test))
+        predicted_N = numbers_of(predicted, labels)
+        outcome = ClassOutcome(labels, gold_N, predicted_N, None, resamples, clusters(rows.test))
         return Answered(outcome, {"predicted": predicted}, [])
 
     def tfidf() -> Predict:
         answer = baselines.tfidf(texts, named)
-        return lambda some: answer([row["text"] for row in some])[0]
+        return lambda some: answer([row["text"] for row in some])
 
     return {
         "majority": Baseline(lambda: lambda some: baselines.majority(named, len(some)), answered),
@@ -252,15 +252,14 @@ def _label_set_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> d
         outcome = LabelSetOutcome(labels, gold_NC, said_NC, resamples, clusters(rows.test))
         return Answered(outcome, {"predicted": _label_columns(outcome)["predicted"]}, [])
 
-    def majority() -> Predict:
-        most = Counter(sorted(sets)).most_common(1)[0][0]
-        return lambda some: [most for _ in some]
-
     def tfidf() -> Predict:
         answer = baselines.tfidf_sets(texts, sets)
         return lambda some: answer([row["text"] for row in some])
 
-    return {"majority": Baseline(majority, answered), "tfidf": Baseline(tfidf, answered)}
+    return {
+        "majority": Baseline(lambda: lambda some: baselines.majority(sets, len(some)), answered),
+        "tfidf": Baseline(tfidf, answered),
+    }
 
 
 def _tag_baselines(rows: Rows, tags: Sequence[str], resamples: int) -> dict[str, Baseline]:
@@ -283,25 +282,23 @@ def _tag_baselines(rows: Rows, tags: Sequence[str], resamples: int) -> dict[str,
 
 def _answer_baselines(rows: Rows, settings: Evaluate) -> dict[str, Baseline]:
     chosen_N = answered_rows(len(rows.test), settings)
-    expected = [rows.test[i]["messages"][-1]["content"] for i in chosen_N.tolist()]
+    expected = [right_answer(rows.test[i]) for i in chosen_N.tolist()]
 
     def fit() -> Predict:
-        answer = baselines.nearest_answer(
-            [question_text(row) for row in rows.train], [row["messages"][-1]["content"] for row in rows.train]
-        )
+        questions, answers = [question_text(row) for row in rows.train], [right_answer(row) for row in rows.train]
+        answer = baselines.nearest_answer(questions, answers)
         return lambda some: answer([question_text(row) for row in some])
 
     def answered(given: list[str]) -> Answered:
-        groups = clusters(rows.test)
-        outcome = AnswerOutcome(expected, given, None if groups is None else taken(groups, chosen_N))
+        outcome = AnswerOutcome(expected, given, taken(clusters(rows.test), chosen_N))
         return Answered(WithAnswers(None, outcome, chosen_N), {"answer": given}, [])
 
     return {"bm25": Baseline(fit, answered, chosen_N)}
 
 
 def _text_baselines(rows: Rows) -> dict[str, Baseline]:
-    test, train = [answer_text(row) for row in rows.test], [answer_text(row) for row in rows.train]
-    bytes_N = np.array([len(text.encode("utf-8", "replace")) for text in test], dtype=np.float64)
+    train = [answer_text(row) for row in rows.train]
+    bytes_N = bytes_of(rows.test)
     note = baselines.read_share(train)
 
     def answered(nats: list[float]) -> Answered:
@@ -321,6 +318,16 @@ def _text_baselines(rows: Rows) -> dict[str, Baseline]:
 def question_text(row: Example) -> str:
     """What is asked in a conversation: all but its last turn."""
     return "\n".join(message["content"] for message in row["messages"][:-1])
+
+
+def right_answer(row: Example) -> str:
+    """What a conversation's last turn says."""
+    return str(row["messages"][-1]["content"])
+
+
+def bytes_of(rows: Sequence[Example]) -> Floats:
+    """(N,) UTF-8 bytes of what is scored of each row."""
+    return np.array([len(answer_text(row).encode("utf-8", "replace")) for row in rows], dtype=np.float64)
 
 
 def answer_text(row: Example) -> str:

@@ -50,12 +50,8 @@ class TextOutcome:
             nll_N=some(self.nll_N),
             targets_N=some(self.targets_N),
             right_N=some(self.right_N),
-            cluster_N=self.cluster(rows_N),
+            cluster_N=taken(self.cluster_N, rows_N),
         )
-
-    def cluster(self, rows_N: Ints) -> Ints | None:
-        """The clusters of some of the rows."""
-        return taken(self.cluster_N, rows_N)
 
     def score(self, name: str) -> Score:
         if name == "bpb":
