@@ -485,6 +485,26 @@ def risks(
 
 @app.command()
 @verb
+def judge(
+    project: Any,
+    model: Annotated[str | None, typer.Option(help="A model folder or name. Default: the last trained.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another: which of the two answers better?")] = None,
+    human: Annotated[
+        Path | None, typer.Option(help="Answers that people judged. Default: evaluate.judge.human.")
+    ] = None,
+    spend: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="USD", help="Consent to send test rows to evaluate.judge.url and pay this much."),
+    ] = None,
+) -> Answer:
+    """Another model's word on written answers: a score, or the better of two; and whether people agree with it."""
+    from wyrmling.flow import judge as judging
+
+    return Answer(*judging.run(project, model, against, human, spend))
+
+
+@app.command()
+@verb
 def suite(
     home: Any,
     name: Annotated[

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evaluate.chat_server import fake, said
 from evaluate.conftest import Made, Make
 from shell import served
 from wyrmling.config import Project
@@ -24,39 +20,6 @@ from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 
 PRICES = {"usd_per_million_input": 1.0, "usd_per_million_output": 2.0}
-
-
-@contextmanager
-def fake(answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that answers request number n as `answer(body, n)` says, and its log of requests."""
-    seen: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            seen.append(body | {"key": self.headers.get("authorization"), "path": self.path})
-            status, said = answer(body, len(seen))
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def said(text: str) -> tuple[int, Any]:
-    usage = {"prompt_tokens": 100, "completion_tokens": 10}
-    return 200, {"choices": [{"message": {"content": text}}], "usage": usage}
 
 
 def right(body: dict[str, Any], _: int) -> tuple[int, Any]:

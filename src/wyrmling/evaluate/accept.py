@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wyrmling.core.errors import BadSetting
-from wyrmling.evaluate import answers, metrics, power
+from wyrmling.evaluate import answers, judge, metrics, power
 from wyrmling.evaluate.risks import RISKS
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -148,6 +148,9 @@ def _check_metric(text: str, metric: str, task: str) -> None:
     known = (*OVERALL[task], *COST, *RISKS[task])
     if metric in known:
         return
+    if metric in judge.METRICS:
+        fix = "name a measured metric; read the judge's word beside it (wyrmling judge)"
+        raise _bad(text, "a judge's word is not usable in accept: it is never the evidence for a gate", fix)
     bracket = ""
     if task in SLICED_TASKS and metric in metrics.PER_CLASS:
         bracket = f"; write it with a label: {metric}[LABEL]"

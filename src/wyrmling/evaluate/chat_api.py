@@ -8,15 +8,22 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from wyrmling.core.errors import BadInput
+from wyrmling.config import ChatApi
+from wyrmling.core.errors import BadInput, BadSetting
+from wyrmling.core.progress import bar
 
 TRIES = 3
 # Statuses that pass: too many requests, and a server that is busy or starting.
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 MOST_WAIT_SECONDS = 30.0
+# English has about four characters to a token; a third of them is on the safe side.
+CHARACTERS_PER_TOKEN = 3.0
+
+Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,17 @@ class Api:
     key: str
     timeout_seconds: float
 
-    def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> Reply:
+    def ask(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, form: Mapping[str, Any] | None = None
+    ) -> Reply:
         """The likeliest answer to a conversation. A passing fault is tried again; then the reply holds no text.
 
+        form     the `response_format` that the answer is held to. None: any
         Raises   BadInput when the server refuses the request as such: a wrong key, model or address
         """
         body = {
             "model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": max_tokens,
+            **({} if form is None else {"response_format": form}),
         }  # fmt: skip
         problem = ""
         for attempt in range(TRIES):
@@ -90,6 +101,69 @@ def _read(answer: dict[str, Any], seconds: float) -> Reply:
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"not the answer of a chat API: {error!r}") from error
     return Reply(text if isinstance(text, str) else None, *counts, seconds, None if text else "no text")
+
+
+def usd(asked: ChatApi, where: str, input_tokens: float, output_tokens: float) -> float:
+    """The price of so many tokens. Raises BadSetting without prices. where: the section of the settings."""
+    if asked.usd_per_million_input is None or asked.usd_per_million_output is None:
+        raise BadSetting(
+            "what the remote model costs is not known",
+            where=where,
+            fix="set usd_per_million_input and usd_per_million_output; 0 for a server of your own",
+        )
+    return (input_tokens * asked.usd_per_million_input + output_tokens * asked.usd_per_million_output) / 1e6
+
+
+def estimate_usd(asked: ChatApi, where: str, prompts: Sequence[Messages], max_tokens: int) -> float:
+    """What asking would cost at most; tokens are guessed from characters. Raises BadSetting without prices."""
+    characters = sum(len(message["content"]) for messages in prompts for message in messages)
+    return usd(asked, where, characters / CHARACTERS_PER_TOKEN, max_tokens * len(prompts))
+
+
+def spent_usd(asked: ChatApi, where: str, replies: Sequence[Reply]) -> float:
+    return usd(asked, where, sum(one.input_tokens for one in replies), sum(one.output_tokens for one in replies))
+
+
+def ask_all(
+    asked: ChatApi,
+    where: str,
+    prompts: Sequence[Messages],
+    *,
+    max_tokens: int,
+    limit_usd: float,
+    form: Mapping[str, Any] | None = None,
+) -> list[Reply]:
+    """Every reply, in order. The first one is waited for, so that a wrong key or address costs one request.
+
+    limit_usd   nothing further is asked once this is spent
+    Raises      BadInput when the server refuses, answers nothing at all, or the money is spent before the end
+    """
+    assert asked.url is not None and asked.model is not None
+    api = Api(asked.url, asked.model, asked.key, asked.timeout_seconds)
+
+    def ask(messages: Messages) -> Reply:
+        return api.ask(messages, max_tokens=max_tokens, form=form)
+
+    replies = [ask(prompts[0])]
+    with bar(where.rpartition(".")[2], len(prompts)) as progress, ThreadPoolExecutor(asked.at_once) as pool:
+        for start in range(1, len(prompts), asked.at_once):
+            spent = spent_usd(asked, where, replies)
+            if spent > limit_usd:
+                raise BadInput(
+                    f"${spent:.2f} were spent after {len(replies):,} of {len(prompts):,} requests, and --spend allows "
+                    f"${limit_usd:.2f}",
+                    fix="allow more with --spend, or leave it out",
+                )
+            replies += pool.map(ask, prompts[start : start + asked.at_once])
+            progress.advance(len(replies))
+    lost = [one for one in replies if one.text is None]
+    if len(lost) == len(replies):
+        raise BadInput(
+            f"none of {len(replies):,} requests was answered: {lost[0].problem}",
+            where=api.url,
+            fix=f"see whether the server runs, and whether {where}.timeout_seconds is enough",
+        )
+    return replies
 
 
 def _asked_to_wait(header: str | None) -> float:

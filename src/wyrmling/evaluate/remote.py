@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,11 +14,9 @@ from wyrmling.config import Evaluate, Project
 from wyrmling.core import artifact
 from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import Cost
-from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.core.log import warn
-from wyrmling.core.progress import bar
-from wyrmling.evaluate import costs, kept, systems, tasks
-from wyrmling.evaluate.chat_api import Api, Reply
+from wyrmling.evaluate import chat_api, costs, kept, systems, tasks
+from wyrmling.evaluate.chat_api import Messages, Reply
 from wyrmling.evaluate.outcomes import Score, scores
 from wyrmling.evaluate.statistics import Ints
 from wyrmling.evaluate.tasks import Example, Rows
@@ -29,12 +26,7 @@ VERSION = 2
 LABEL_TOKENS = 32
 # How a model is told to say that no label fits.
 NO_LABEL = "none"
-# English has about four characters to a token; a third of them is on the safe side.
-CHARACTERS_PER_TOKEN = 3.0
-
-Messages = list[dict[str, str]]
-Price = Callable[[float, float], float]
-"""Tokens read and written -> US dollars."""
+WHERE = "evaluate.remote"
 
 
 class Estimate(NamedTuple):
@@ -48,19 +40,7 @@ def estimate(project: Project, data: Artifact) -> Estimate:
     """Tokens are guessed from characters. Raises BadSetting without prices."""
     rows = tasks.from_artifact(data, project.settings.objective.task)
     chosen, prompts, most = _prompts(project, data, rows)
-    characters = sum(len(m["content"]) for messages in prompts for m in messages)
-    return Estimate(len(chosen), _usd(project, characters / CHARACTERS_PER_TOKEN, most * len(chosen)))
-
-
-def _usd(project: Project, input_tokens: float, output_tokens: float) -> float:
-    asked = project.settings.evaluate.remote
-    if asked.usd_per_million_input is None or asked.usd_per_million_output is None:
-        raise BadSetting(
-            "what the remote model costs is not known",
-            where="evaluate.remote",
-            fix="set usd_per_million_input and usd_per_million_output; 0 for a server of your own",
-        )
-    return (input_tokens * asked.usd_per_million_input + output_tokens * asked.usd_per_million_output) / 1e6
+    return Estimate(len(chosen), chat_api.estimate_usd(project.settings.evaluate.remote, WHERE, prompts, most))
 
 
 def run(project: Project, data: Artifact, *, limit_usd: float) -> Artifact:
@@ -71,7 +51,6 @@ def run(project: Project, data: Artifact, *, limit_usd: float) -> Artifact:
     """
     settings, task = project.settings, project.settings.objective.task
     asked = settings.evaluate.remote
-    assert asked.url is not None and asked.model is not None
     shaping = {
         "rung": "remote",
         "task": task,
@@ -83,14 +62,15 @@ def run(project: Project, data: Artifact, *, limit_usd: float) -> Artifact:
         return done
     rows = tasks.from_artifact(data, task)
     chosen, prompts, most = _prompts(project, data, rows)
-    api = Api(asked.url, asked.model, asked.key, asked.timeout_seconds)
     meter = project.meter()
     with artifact.create(project.runs, key, meter) as draft:
         with project.meter() as answering:
-            replies = _ask(api, prompts, most, asked.at_once, lambda i, o: _usd(project, i, o), limit_usd)
+            replies = chat_api.ask_all(asked, WHERE, prompts, max_tokens=most, limit_usd=limit_usd)
+        if lost := [one for one in replies if one.text is None]:
+            warn(f"{len(lost):,} of {len(replies):,} rows got no answer and count as wrong: {lost[0].problem}")
         answered = _answered(task, data, rows, settings.evaluate, replies)
         kept.write(draft.path, rows.test, chosen if task in tasks.ANSWERED else None, answered.columns)
-        usd = _usd(project, sum(one.input_tokens for one in replies), sum(one.output_tokens for one in replies))
+        usd = chat_api.spent_usd(asked, WHERE, replies)
         cost = replace(answering.cost(), usd=answering.cost().usd + usd)
         draft.figures = {
             "task": task,
@@ -107,32 +87,6 @@ def _measured(replies: Sequence[Reply], cost: Cost) -> dict[str, Score]:
     speed = costs.latency(seconds, "answer:one request, several at a time", device="remote")
     # What the other machine holds and burns is not known here.
     return speed | {n: one for n, one in costs.spent(cost, len(replies)).items() if n in ("rows_per_s", "usd_per_1k")}
-
-
-def _ask(api: Api, prompts: Sequence[Messages], most: int, at_once: int, usd: Price, limit_usd: float) -> list[Reply]:
-    """Every reply, in order. The first one is waited for, so that a wrong key or address costs one request."""
-    replies = [api.ask(prompts[0], max_tokens=most)]
-    with bar("remote", len(prompts)) as progress, ThreadPoolExecutor(at_once) as pool:
-        for start in range(1, len(prompts), at_once):
-            spent = usd(sum(one.input_tokens for one in replies), sum(one.output_tokens for one in replies))
-            if spent > limit_usd:
-                raise BadInput(
-                    f"${spent:.2f} were spent after {len(replies):,} of {len(prompts):,} rows, and --spend allows "
-                    f"${limit_usd:.2f}",
-                    fix="allow more with --spend, or leave the rung out",
-                )
-            replies += pool.map(lambda one: api.ask(one, max_tokens=most), prompts[start : start + at_once])
-            progress.advance(len(replies))
-    lost = [one for one in replies if one.text is None]
-    if len(lost) == len(replies):
-        raise BadInput(
-            f"none of {len(replies):,} requests was answered: {lost[0].problem}",
-            where=api.url,
-            fix="see whether the server runs, and whether evaluate.remote.timeout_seconds is enough",
-        )
-    if lost:
-        warn(f"{len(lost):,} of {len(replies):,} rows got no answer and count as wrong: {lost[0].problem}")
-    return replies
 
 
 # ---- prompts ----

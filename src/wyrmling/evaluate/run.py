@@ -54,7 +54,7 @@ def run(
         inputs["test"] = file_digest(test_file)
     shaping: dict[str, Any] = {
         "objective": settings.objective.model_dump(mode="json"),
-        "evaluate": settings.evaluate.model_dump(exclude={"remote"}),
+        "evaluate": settings.evaluate.model_dump(exclude={"remote", "judge"}),
         "device": settings.machine.device,
     }
     if quantize is not None:
