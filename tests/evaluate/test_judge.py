@@ -257,6 +257,8 @@ def test_a_judge_that_is_of_no_use_at_all_is_an_error(made: Made) -> None:
         run(judged_by(made, url=url), made.model)
     with pytest.raises(BadSetting, match="no judge"):
         run(judged_by(made, model=None), made.model)
+    with pytest.raises(BadSetting, match="nothing to judge"):
+        run(judged_by(made, answers=0), made.model)
 
 
 def test_a_task_without_written_answers_and_a_gate_have_no_judge(make: Make, made: Made) -> None:

@@ -21,7 +21,7 @@ def run(project: Project, reference: str | None, against: str | None, human: Pat
 
     human   answers that people judged. None: those that the settings name, if any
     spend   consent to send test rows to another machine and pay so much there. None: no consent
-    Raises  UsageError for a task without written answers, and without consent; BadSetting without a judge
+    Raises  UsageError for a task without written answers, and without consent; BadSetting without a judge or an answer
     """
     task, asked = project.settings.objective.task, project.settings.evaluate.judge
     if task not in TASKS:
@@ -29,6 +29,10 @@ def run(project: Project, reference: str | None, against: str | None, human: Pat
     if asked.model is None:
         raise BadSetting(
             "no judge is named", where="evaluate.judge.model", fix="name it, and url where it is elsewhere"
+        )
+    if project.settings.evaluate.answers == 0:
+        raise BadSetting(
+            "no answers are written, so there is nothing to judge", where="evaluate.answers", fix="raise it"
         )
     from wyrmling.evaluate.judge import run as judging
     from wyrmling.evaluate.judge.asking import Bench
