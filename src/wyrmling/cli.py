@@ -66,6 +66,10 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results, warnings and errors.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SpendOption = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="USD", help="Consent to send rows to the API of model.remote and pay this much."),
+]
 ModelOption = Annotated[
     str,
     typer.Option("--model", help="A model folder, NAME or NAME:3 of this project, ORG/NAME of the Hugging Face hub."),
@@ -248,8 +252,10 @@ def plan(
 ) -> Answer:
     """Before anything runs: what is derived and why, and what it will cost."""
     from wyrmling.flow import plan as planning
-    from wyrmling.flow import records
+    from wyrmling.flow import records, remote_plan
 
+    if project.settings.model.behind is not None:
+        return Answer(*remote_plan.answer(project))
     if calibrate:
         records.calibrate(project)
     made = planning.plan(project)
@@ -370,11 +376,13 @@ def train(
     accept_data_change: Annotated[
         bool, typer.Option("--accept-data-change", help="Begin anew where the rows changed under an interrupted step.")
     ] = False,
+    spend: SpendOption = None,
 ) -> Answer:
     """Train every step in order, or go on where the last run stopped."""
     from wyrmling.flow import stages
 
-    return Answer(*stages.train_answer(stages.train(project, step, accept_data_change=accept_data_change)))
+    made = stages.train(project, step, accept_data_change=accept_data_change, limit_usd=spend)
+    return Answer(*stages.train_answer(made))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -440,11 +448,12 @@ def evaluate(
     quantize: Annotated[
         Quantize | None, typer.Option(help="Round the weights first, and compare with the same model unrounded.")
     ] = None,
+    spend: SpendOption = None,
 ) -> Answer:
     """Score a model on held-out rows beside the cheap baselines, with intervals and a verdict."""
     from wyrmling.flow import stages
 
-    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test, against, quantize)))
+    return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test, against, quantize, spend)))
 
 
 @app.command()
@@ -531,11 +540,11 @@ def suite(
 
 @app.command()
 @verb
-def run(project: Any) -> Answer:
+def run(project: Any, spend: SpendOption = None) -> Answer:
     """Everything in order, data to gate; skips what has not changed."""
     from wyrmling.flow import run as flow
 
-    done = flow.run(project)
+    done = flow.run(project, limit_usd=spend)
     return Answer(done.document(), done.text(), done.exit_code)
 
 

@@ -222,10 +222,33 @@ class Tokenizer(Section):
     """New tokens that the tokenizer of a base model gets, learned from the training text."""
 
 
+class RemoteBase(Section):
+    """Where `base = "openai:MODEL"` is trained and asked; nothing is sent without --spend."""
+
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """Where the OpenAI-compatible API begins, such as "http://127.0.0.1:8000/v1"."""
+    key: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; without it requests carry none."""
+    usd_per_million_training: float | None = Field(default=None, ge=0)
+    """Price of a million tokens learned from, counted once per epoch, in US dollars. None: 0 on this machine."""
+    usd_per_million_input: float | None = Field(default=None, ge=0)
+    """Price of a million tokens that the trained model reads. None: 0 on this machine."""
+    usd_per_million_output: float | None = Field(default=None, ge=0)
+    """Price of a million tokens that it writes. None: 0 on this machine."""
+    at_once: int = Field(default=4, ge=1)
+    """Test rows asked at the same time."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """A request that takes longer is sent again, three times in all."""
+
+
+REMOTE = "openai:"
+
+
 class Model(Section):
     base: str = "scratch"
-    """The model to start from: "scratch", a model folder, ORGANISATION/NAME of the Hugging Face hub, or a registry
-    name of this project."""
+    """The model to start from: "scratch", a model folder, ORGANISATION/NAME of the Hugging Face hub, a registry name of
+    this project, or openai:MODEL, which is trained behind the API of `[model.remote]`."""
+    remote: RemoteBase = RemoteBase()
     revision: str | None = Field(default=None, min_length=1)
     """The commit, tag or branch of a base from the hub. None: its main branch as it was first downloaded."""
     preset: Literal["compat", "llama", "palm", "encoder"] | None = None
@@ -249,6 +272,11 @@ class Model(Section):
     """The embedding is also the output matrix. None: as preset and size have it."""
     zero_init: bool = True
     """Output matrices of attention and feed-forward layers start at zero, so that each block starts as the identity."""
+
+    @property
+    def behind(self) -> str | None:
+        """The name of the model that is trained behind an API; None for one that is trained here."""
+        return self.base.removeprefix(REMOTE) if self.base.startswith(REMOTE) else None
 
 
 TrainMethod = Literal["full", "freeze", "probe", "lora", "qlora", "few-shot"]
@@ -739,7 +767,9 @@ class Project:
     @property
     def steps(self) -> tuple[TrainStep, ...]:
         """The training steps, derived from the task when the file names none."""
-        return self.settings.train or DEFAULT_STEPS[self.settings.objective.task]
+        steps = DEFAULT_STEPS[self.settings.objective.task]
+        # What is trained behind an API has read its texts.
+        return self.settings.train or (steps if self.settings.model.behind is None else steps[-1:])
 
     def with_settings(self, overrides: Sequence[str]) -> Project:
         """The same project with `section.key=value` overrides applied. Raises UsageError for a bad one."""

@@ -33,7 +33,7 @@ def test_the_part_that_is_worse_comes_first_and_survives_the_correction() -> Non
         "coin": [str(x) for x in rng.integers(0, 2, 600)],
     }
     right = rng.random(600) < np.where(np.arange(600) < 60, 0.5, 0.95)
-    parts = slices.compared("classify", ClassOutcome(["a", "b"], gold, np.where(right, 0, 1)), columns)
+    parts = slices.compared("accuracy", ClassOutcome(["a", "b"], gold, np.where(right, 0, 1)), columns)
     assert (parts[0].column, parts[0].value, parts[0].n) == ("group", "bad", 60)
     assert parts[0].p < 0.001 and parts[0].difference.value < -0.3
     assert [part.p for part in parts if part.column == "coin"] == pytest.approx([1, 1], abs=0.95)
@@ -43,13 +43,13 @@ def test_the_part_that_is_worse_comes_first_and_survives_the_correction() -> Non
 def test_where_less_is_better_the_worst_is_the_largest() -> None:
     nats, size = np.where(np.arange(80) < 40, 300.0, 100.0) + np.arange(80) % 7, np.full(80, 100.0)
     columns = {"half": ["first"] * 40 + ["second"] * 40}
-    parts = slices.compared("complete", TextOutcome(nats, size), columns)
+    parts = slices.compared("bpb", TextOutcome(nats, size), columns)
     assert [part.value for part in parts] == ["first", "second"]
 
 
 def test_thin_parts_are_not_judged() -> None:
     columns = {"rare": ["yes"] * 5 + ["no"] * 95}
-    assert slices.compared("classify", ClassOutcome(["a"], np.zeros(100, int), np.zeros(100, int)), columns) == []
+    assert slices.compared("accuracy", ClassOutcome(["a"], np.zeros(100, int), np.zeros(100, int)), columns) == []
 
 
 def test_the_same_and_the_nearly_same_training_rows_are_found() -> None:

@@ -10,6 +10,8 @@ from wyrmling.core.artifact import file_digest
 from wyrmling.core.errors import UsageError
 
 CONFIG = "config.json"
+# In the place of weights: where a model that was trained behind an API answers.
+REMOTE = "remote.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -47,8 +49,13 @@ def model(
 
 
 def folder_of(path: Path) -> Path | None:
-    """The model folder at `path` or in its `model` folder; None when there is none."""
-    return next((folder for folder in (path, path / "model") if (folder / CONFIG).is_file()), None)
+    """The model folder at `path` or in its `model` folder, of a remote model too; None when there is none."""
+    return next((one for one in (path, path / "model") if (one / CONFIG).is_file() or is_remote(one)), None)
+
+
+def is_remote(folder: Path) -> bool:
+    """Whether the model of a folder is behind an API."""
+    return (folder / REMOTE).is_file()
 
 
 def is_hub_id(reference: str, root: Path) -> bool:

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from wyrmling.core.resolve import is_remote
+
 # Raised when a table changes; a database with a higher number is of a newer wyrmling.
 SCHEMA_VERSION = 3
 
@@ -218,8 +220,13 @@ class ModelRecord:
     verdict: str | None
     aliases: tuple[Alias, ...]
 
+    @property
+    def remote(self) -> bool:
+        """Whether the model is behind an API: its folder says where."""
+        return is_remote(self.path)
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"path": str(self.path), "aliases": list(self.aliases)}
+        return asdict(self) | {"path": str(self.path), "aliases": list(self.aliases), "remote": self.remote}
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
-"""Questions to a model behind an OpenAI-compatible API, over plain HTTP."""
+"""Questions to an OpenAI-compatible API, over plain HTTP."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from wyrmling.config import ChatApi
 from wyrmling.core.errors import BadInput, BadSetting
@@ -24,6 +25,12 @@ MOST_WAIT_SECONDS = 30.0
 CHARACTERS_PER_TOKEN = 3.0
 
 Messages = list[dict[str, str]]
+
+Answer = TypeVar("Answer")
+
+
+class Unanswered(BadInput):
+    """No usable answer came, however often the server was asked. It may have done what it was asked to do."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,50 @@ class Api:
             "model": self.model, "messages": list(messages), "temperature": 0, "max_tokens": max_tokens,
             **({} if form is None else {"response_format": form}),
         }  # fmt: skip
-        problem = ""
-        for attempt in range(TRIES):
+
+        def once() -> Reply:
             started = time.perf_counter()
+            answer = self._send("/chat/completions", json.dumps(body).encode(), "application/json")
+            return _read(answer, time.perf_counter() - started)
+
+        reply, problem = self._patiently(once, TRIES)
+        return Reply(None, 0, 0, 0.0, problem) if reply is None else reply
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What is there. Raises BadInput when the server refuses, Unanswered when it does not answer."""
+        return self._answered(path, None, None, TRIES)
+
+    def post(self, path: str, body: Mapping[str, Any], *, tries: int = TRIES) -> dict[str, Any]:
+        """The answer to a JSON document. tries: 1 for what must not be done twice. Raises as `get`."""
+        return self._answered(path, json.dumps(body).encode(), "application/json", tries)
+
+    def upload(self, path: str, name: str, content: bytes, fields: Mapping[str, str]) -> dict[str, Any]:
+        """The answer to a form with a file. Raises as `get`."""
+        mark = secrets.token_hex(16)
+        parts = [f'--{mark}\r\ncontent-disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in fields.items()]
+        parts.append(
+            f'--{mark}\r\ncontent-disposition: form-data; name="file"; filename="{name}"\r\n'
+            "content-type: application/jsonl\r\n\r\n"
+        )
+        body = "".join(parts).encode() + content + f"\r\n--{mark}--\r\n".encode()
+        return self._answered(path, body, f"multipart/form-data; boundary={mark}", TRIES)
+
+    def _answered(self, path: str, body: bytes | None, kind: str | None, tries: int) -> dict[str, Any]:
+        answer, problem = self._patiently(lambda: self._send(path, body, kind), tries)
+        if answer is None:
+            raise Unanswered(
+                f"the server gives no answer to {path}: {problem}",
+                where=self.url,
+                fix="see whether it runs, and run the same command again; nothing is lost or done twice",
+            )
+        return answer
+
+    def _patiently(self, once: Callable[[], Answer], tries: int) -> tuple[Answer | None, str]:
+        """The answer, or None with what was wrong the last time. Raises BadInput when the server refuses."""
+        problem = ""
+        for attempt in range(tries):
             try:
-                answer = self._post("/chat/completions", body)
-                return _read(answer, time.perf_counter() - started)
+                return once(), ""
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}"
                 if error.code not in _AGAIN:
@@ -71,15 +116,15 @@ class Api:
                 wait = _asked_to_wait(error.headers.get("retry-after")) or 2.0**attempt
             except (OSError, ValueError) as error:
                 problem, wait = f"{type(error).__name__}: {error}", 2.0**attempt
-            if attempt + 1 < TRIES:
+            if attempt + 1 < tries:
                 time.sleep(min(wait, MOST_WAIT_SECONDS))
-        return Reply(None, 0, 0, 0.0, problem)
+        return None, problem
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        headers = {"content-type": "application/json"}
+    def _send(self, path: str, body: bytes | None, kind: str | None) -> dict[str, Any]:
+        headers = {} if kind is None else {"content-type": kind}
         if key := os.environ.get(self.key):
             headers["authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url.rstrip("/") + path, json.dumps(body).encode(), headers)
+        request = urllib.request.Request(self.url.rstrip("/") + path, body, headers)
         with urllib.request.urlopen(request, timeout=self.timeout_seconds) as answer:
             found: dict[str, Any] = json.loads(answer.read())
         return found

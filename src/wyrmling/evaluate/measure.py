@@ -46,6 +46,7 @@ class Evaluation:
     beside     the answers of the baselines and of other models, by name
     columns    what the rows can be sliced by
     near       the training rows nearest to each test row
+    usd        what was paid to others for the answers
     """
 
     document: dict[str, Any]
@@ -54,6 +55,7 @@ class Evaluation:
     beside: Mapping[str, Answered]
     columns: slices.Columns
     near: neighbours.Found
+    usd: float = 0.0
 
 
 def evaluate(
@@ -66,26 +68,78 @@ def evaluate(
     task, machine = settings.objective.task, settings.machine
     scorer = score.load(folder, device=machine.device, threads=machine.threads, quantize=quantize)
     tasks.check_head(task, scorer.model.head_name, folder)
-    near = neighbours.find([tasks.text_of(row) for row in rows.train], [tasks.text_of(row) for row in rows.test])
-    if rows.own_file and settings.evaluate.overlap == "refuse":
-        _refuse_overlap(rows, near)
-    columns = slices.columns(rows.test, near.flags)
     labels = scorer.labels if task == "classify" else entities.entity_types([scorer.tags])
-    lines = settings.objective.accept
-    values = slices.values_of(columns)
-    criteria = accept.parse(lines, task, labels if task in accept.SLICED_TASKS else None, values)
-    criteria = accept.expand(criteria, slices.large(columns))
+    asked = test_of(project, rows, labels)
     with project.meter() as meter:
         model = systems.of_model(task, scorer, rows, settings.evaluate)
     cost = meter.cost()
     found = scores(model.outcome) | _costs(task, scorer, rows, cost, folder)
-    found |= _risks(project, scorer, rows, [one.metric for one in criteria if one.metric in RISKS[task]])
-    baselines = _baselines(project, rows, scorer) if settings.evaluate.baselines else {}
+    found |= _risks(project, scorer, rows, [one.metric for one in asked.criteria if one.metric in RISKS[task]])
+    baselines = fitted(project, rows, scorer.labels, scorer.tags)
     others = {name: _opponent(project, rows, scorer, path) for name, path in opponents.items()}
+    made = Measured(model, found, cost, temperature=_temperature(scorer, rows, model))
+    return written(project, folder, asked, made, baselines, others)
+
+
+@dataclass(frozen=True)
+class Test:
+    """The test rows with what is known of them and asked of a model before it has answered.
+
+    near       the training rows nearest to each test row
+    columns    what the rows can be sliced by
+    criteria   the conditions of objective.accept, one per slice where a line is about all of them
+    """
+
+    rows: Rows
+    near: neighbours.Found
+    columns: slices.Columns
+    criteria: Sequence[Criterion]
+
+
+def test_of(project: Project, rows: Rows, labels: Sequence[str]) -> Test:
+    """labels: those that conditions may name. Raises BadInput for test rows that are training rows too, as refused."""
+    settings, task = project.settings, project.settings.objective.task
+    near = neighbours.find([tasks.text_of(row) for row in rows.train], [tasks.text_of(row) for row in rows.test])
+    if rows.own_file and settings.evaluate.overlap == "refuse":
+        _refuse_overlap(rows, near)
+    columns = slices.columns(rows.test, near.flags)
+    known = labels if task in accept.SLICED_TASKS else None
+    criteria = accept.parse(settings.objective.accept, task, known, slices.values_of(columns))
+    return Test(rows, near, columns, accept.expand(criteria, slices.large(columns)))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model answered, its scores and what answering took.
+
+    main    the metric that stands for the model. None: that of the task
+    part    the metric that slices are compared in. None: that of the task
+    """
+
+    answered: Answered
+    found: Mapping[str, Score]
+    cost: Cost
+    temperature: dict[str, Any] | None = None
+    main: str | None = None
+    part: str | None = None
+
+
+def written(
+    project: Project,
+    folder: Path,
+    test: Test,
+    made: Measured,
+    baselines: Mapping[str, Beside],
+    others: Mapping[str, Beside],
+) -> Evaluation:
+    """The evaluation of a model that has answered, with the verdict."""
+    settings, task = project.settings, project.settings.objective.task
+    rows, near, columns, criteria, model = test.rows, test.near, test.columns, test.criteria, made.answered
     per_class = model.outcome.per_class()
-    beside = {name: one.answered.outcome for name, one in (baselines | others).items()}
-    absent = () if CHAMPION in opponents else (CHAMPION,)
-    judged = judge(criteria, model.outcome, found, columns, beside, absent)
+    beside = {name: one.answered.outcome for name, one in {**baselines, **others}.items()}
+    absent = () if CHAMPION in others else (CHAMPION,)
+    judged = judge(criteria, model.outcome, made.found, columns, beside, absent)
+    main, part = made.main or tasks.MAIN_METRIC[task], made.part or slices.METRIC.get(task, slices.DEFAULT_METRIC)
     document = {
         "task": task,
         "goal": settings.objective.goal,
@@ -93,25 +147,25 @@ def evaluate(
         "rows": len(rows.test),
         "clusters": _clusters(model.outcome),
         "train_rows": len(rows.train),
-        "main": tasks.MAIN_METRIC[task],
-        "metrics": {name: one.as_dict() for name, one in found.items()},
+        "main": main,
+        "metrics": {name: one.as_dict() for name, one in made.found.items()},
         "per_class": {label: {name: one.as_dict() for name, one in by.items()} for label, by in per_class.items()},
         "confusion": _confusion(model),
         "reliability": _reliability(model),
-        "temperature": _temperature(scorer, rows, model),
-        "slices": [part.as_dict() for part in slices.compared(task, model.outcome, columns)],
-        "slice_metric": slices.METRIC.get(task, slices.DEFAULT_METRIC),
-        "overlap": _overlap(task, model.outcome, near),
+        "temperature": made.temperature,
+        "slices": [one.as_dict() for one in slices.compared(part, model.outcome, columns)],
+        "slice_metric": part,
+        "overlap": _overlap((main, part), model.outcome, near),
         "baselines": {name: _beside(task, model, one) for name, one in baselines.items()},
         "opponents": {name: _beside(task, model, one) for name, one in others.items()},
         "verdict": judged.as_dict(),
-        "cost": cost.as_dict(),
+        "cost": made.cost.as_dict(),
         "training_cost": _training_cost(folder),
         "training_curve": steps.curve(folder.parent / steps.STEPS_FILE) if folder.name == "model" else None,
         "notes": [*model.notes, *_warned(criteria, rows, task, columns, near)],
     }
     return Evaluation(
-        document, rows, model, {n: one.answered for n, one in (baselines | others).items()}, columns, near
+        document, rows, model, {n: one.answered for n, one in {**baselines, **others}.items()}, columns, near
     )
 
 
@@ -172,8 +226,11 @@ class Beside:
     cost: Cost
 
 
-def _baselines(project: Project, rows: Rows, scorer: Scorer) -> dict[str, Beside]:
+def fitted(project: Project, rows: Rows, labels: Sequence[str], tags: Sequence[str]) -> dict[str, Beside]:
+    """The cheap baselines of the task; none where evaluate.baselines is false."""
     task = project.settings.objective.task
+    if not project.settings.evaluate.baselines:
+        return {}
     if not rows.train:
         raise BadInput(
             f"there are no training rows of kind {' or '.join(tasks.KINDS[task])} for the baselines",
@@ -181,7 +238,7 @@ def _baselines(project: Project, rows: Rows, scorer: Scorer) -> dict[str, Beside
             fix="set evaluate.baselines = false, or keep rows for training",
         )
     found = {}
-    fits = systems.baselines_for(task, rows, scorer.labels, scorer.tags, project.settings.evaluate)
+    fits = systems.baselines_for(task, rows, labels, tags, project.settings.evaluate)
     for name, baseline in fits.items():
         say(f"baseline {name}: fitting on {len(rows.train):,} rows")
         with project.meter() as meter:
@@ -303,11 +360,10 @@ def _temperature(scorer: Scorer, rows: Rows, model: Answered) -> dict[str, Any] 
     }
 
 
-def _overlap(task: str, outcome: Outcome, near: neighbours.Found) -> dict[str, Any]:
+def _overlap(names: Sequence[str], outcome: Outcome, near: neighbours.Found) -> dict[str, Any]:
     """Test rows that are or nearly are training rows, and the scores of the others."""
     clean: Ints = np.array([i for i, flag in enumerate(near.flags) if flag is None], dtype=np.int64)
     flagged = len(near.flags) - len(clean)
-    names = (tasks.MAIN_METRIC[task], slices.METRIC.get(task, slices.DEFAULT_METRIC))
     part = outcome.take(clean) if flagged and len(clean) else None
     return {
         "same": near.flags.count("same"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from wyrmling.config import Project
+from wyrmling.config import Project, Quantize
+from wyrmling.core import resolve
+from wyrmling.core.errors import BadInput
 from wyrmling.evaluate.accept import CHAMPION, Criterion
 
 NAMED = "against"
@@ -25,6 +28,17 @@ def of(project: Project, criteria: list[Criterion], model: Path, against: Path |
     return found
 
 
+def refuse_remote(model: Path, others: Mapping[str, Path], quantize: Quantize | None) -> None:
+    """Raises BadInput where a model behind an API would be rounded or compared row by row: its weights are not here."""
+    remote = [folder for folder in (model, *others.values()) if resolve.is_remote(folder)]
+    if remote and (others or quantize is not None):
+        raise BadInput(
+            "a model behind an API can't be rounded here or compared row by row with another model",
+            where=remote[0],
+            fix="leave out --against, --quantize and conditions about the champion, or compare the two reports",
+        )
+
+
 def _champion(project: Project, model: Path) -> Path | None:
     """The champion's folder; for the champion itself the one before it. None when there is neither.
 
@@ -41,5 +55,5 @@ def _champion(project: Project, model: Path) -> Path | None:
     for alias in ("champion", "previous"):
         for record in records:
             if alias in record.aliases and record.digest != own:
-                return record.path if (record.path / "config.json").is_file() else record.path / "model"
+                return resolve.folder_of(record.path) or record.path / "model"
     return None

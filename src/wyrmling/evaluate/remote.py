@@ -68,21 +68,21 @@ def run(project: Project, data: Artifact, *, limit_usd: float) -> Artifact:
             replies = chat_api.ask_all(asked, WHERE, prompts, max_tokens=most, limit_usd=limit_usd)
         if lost := [one for one in replies if one.text is None]:
             warn(f"{len(lost):,} of {len(replies):,} rows got no answer and count as wrong: {lost[0].problem}")
-        answered = _answered(task, data, rows, settings.evaluate, replies)
-        kept.write(draft.path, rows.test, chosen if task in tasks.ANSWERED else None, answered.columns)
+        found = answered(task, data, rows, settings.evaluate, replies)
+        kept.write(draft.path, rows.test, chosen if task in tasks.ANSWERED else None, found.columns)
         usd = chat_api.spent_usd(asked, WHERE, replies)
         cost = replace(answering.cost(), usd=answering.cost().usd + usd)
         draft.figures = {
             "task": task,
             "rows": len(replies),
-            "metrics": {n: one.as_dict() for n, one in (scores(answered.outcome) | _measured(replies, cost)).items()},
+            "metrics": {n: one.as_dict() for n, one in (scores(found.outcome) | measured(replies, cost)).items()},
             "usd": usd,
-            "notes": answered.notes,
+            "notes": found.notes,
         }
     return draft.done
 
 
-def _measured(replies: Sequence[Reply], cost: Cost) -> dict[str, Score]:
+def measured(replies: Sequence[Reply], cost: Cost) -> dict[str, Score]:
     seconds = np.array([one.seconds for one in replies if one.text is not None])
     speed = costs.latency(seconds, "answer:one request, several at a time", device="remote")
     # What the other machine holds and burns is not known here.
@@ -139,7 +139,7 @@ def _messages(
 # ---- answers ----
 
 
-def _answered(task: str, data: Artifact, rows: Rows, settings: Evaluate, replies: Sequence[Reply]) -> systems.Answered:
+def answered(task: str, data: Artifact, rows: Rows, settings: Evaluate, replies: Sequence[Reply]) -> systems.Answered:
     names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))
     if task == "classify":
         read, what = (labels_in, "") if tasks.several(rows.test) else (label_in, ", or several,")

@@ -43,6 +43,10 @@ def errors(found: Evaluation) -> str:
     task = found.document["task"]
     if task == "classify" and found.document["confusion"] is None:
         return _label_set_errors(found)
+    if "gold" in found.model.columns and "predicted" not in found.model.columns:
+        return _other_words(found, "answer")
+    if task == "classify" and "score" not in found.model.columns:
+        return _other_words(found, "predicted")
     if task == "classify":
         return _class_errors(found)
     return _tag_errors(found) if task == "tag" else _hard_texts(found)
@@ -67,6 +71,24 @@ def _class_errors(found: Evaluation) -> str:
     title = f"The {len(worst)} most confident errors of {len(wrong):,}"
     heads = ["text", "gold", "predicted", "p predicted", "p gold", "where"]
     return section(title, table(heads, lines, numbers=(3, 4), running=0) if lines else "<p>No errors.</p>")
+
+
+def _other_words(found: Evaluation, column: str) -> str:
+    """Rows of a model that is only known by its words, where these are not the expected ones."""
+    columns, rows = found.model.columns, found.rows.test
+    wrong = [i for i in range(len(rows)) if columns[column][i] != columns["gold"][i]]
+    lines = [
+        [
+            text(rows[i]) + _nearest(found, i),
+            escape(columns["gold"][i]),
+            escape(columns[column][i] or "no usable answer"),
+            place(rows[i]),
+        ]
+        for i in wrong[:WORST]
+    ]
+    heads = ["text", "gold", "answer", "where"]
+    title = f"{len(lines)} of {len(wrong):,} other answers than expected"
+    return section(title, table(heads, lines, running=0) if lines else "<p>No errors.</p>")
 
 
 def _label_set_errors(found: Evaluation) -> str:
@@ -215,7 +237,9 @@ def _record(found: Evaluation, i: int, right: bool | None, filters: Mapping[str,
     row, columns = found.rows.test[i], found.model.columns
     record: dict[str, Any] = {"row_id": row["row_id"], "text": shown(row), "where": row["origin"]}
     chosen: dict[str, str] = {}
-    if right is None:
+    if right is None and "text_nats" not in columns:
+        record["gold"], record["said"] = columns["gold"][i], columns["answer"][i]
+    elif right is None:
         record["said"] = f"{_bits(columns, i):.3f} bits per byte"
     else:
         chosen["outcome"] = "right" if right else "wrong"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wyrmling.config import Project, Quantize
-from wyrmling.core import artifact
+from wyrmling.core import artifact, resolve
 from wyrmling.core.artifact import Artifact, Key, file_digest
 from wyrmling.core.errors import BadInput
-from wyrmling.evaluate import accept, opponents, tasks
+from wyrmling.evaluate import accept, opponents, remote_model, tasks
 
 if TYPE_CHECKING:
     from wyrmling.evaluate.measure import Evaluation
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 VERSION = 5
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
 # The files of a model folder that decide its answers, beside its tensors.
-_MODEL_FILES = ("config.json", "tokenizer.json", "chat_template.jinja", "wyrmling.json", "few_shot.json")
+_MODEL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "chat_template.jinja",
+    "wyrmling.json",
+    "few_shot.json",
+    resolve.REMOTE,
+)
 
 
 def run(
@@ -30,12 +37,14 @@ def run(
     test_file: Path | None = None,
     against: Path | None = None,
     quantize: Quantize | None = None,
+    limit_usd: float | None = None,
 ) -> Artifact:
     """The evaluation of a model on the test rows of the data artifact, or on those of a file.
 
     model      a model folder, or a train artifact that holds one
     against    another model to compare with on the same rows. None: only what objective.accept speaks of
     quantize   round the weights first, and compare with the same model unrounded. None: not
+    limit_usd  what asking a model behind an API may cost. None: nothing is sent
     Artifact   metrics.json, predictions.parquet, report.html; figures hold rows, metrics, baselines and verdict
     Raises     BadSetting for a bad line of objective.accept; BadInput for test rows that can't be scored
     """
@@ -45,6 +54,7 @@ def run(
     criteria = accept.parse(settings.objective.accept, task)
     folder = _model_folder(model)
     others = opponents.of(project, criteria, folder, None if against is None else _model_folder(against))
+    opponents.refuse_remote(folder, others, quantize)
     if quantize is not None:
         others[opponents.UNROUNDED] = folder
     inputs = {"data": data.id, "model": _digest(folder)} | {name: _digest(path) for name, path in others.items()}
@@ -62,13 +72,20 @@ def run(
     key = Key("evaluate", settings.name, inputs, shaping, VERSION)
     if (done := artifact.find(project.runs, key)) is not None:
         return done
+    rows = tasks.from_artifact(data, task) if test_file is None else tasks.from_file(project, data, test_file)
+    if remote := resolve.is_remote(folder):
+        remote_model.agree(project, folder, rows, limit_usd)
     with artifact.create(project.runs, key, project.meter()) as draft:
         from wyrmling.evaluate import measure
 
-        rows = tasks.from_artifact(data, task) if test_file is None else tasks.from_file(project, data, test_file)
-        found = measure.evaluate(project, folder, rows, others, quantize)
+        if remote:
+            found = remote_model.evaluate(project, data, folder, rows, limit_usd or 0.0)
+        else:
+            found = measure.evaluate(project, folder, rows, others, quantize)
         _write(draft.path, found)
         draft.figures = figures(found.document)
+        if remote:
+            draft.figures["paid_usd"] = draft.earlier_cost["usd"] = found.usd
     return draft.done
 
 
@@ -80,9 +97,8 @@ def figures(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _model_folder(path: Path) -> Path:
     """As model.folder.locate, without loading torch: finding a finished evaluation must stay quick."""
-    for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
-            return folder
+    if (folder := resolve.folder_of(path)) is not None:
+        return folder
     raise BadInput(f"{path} is not a model folder", where=path, fix="name a folder that holds config.json")
 
 

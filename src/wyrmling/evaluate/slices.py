@@ -86,9 +86,8 @@ def chosen(columns: Columns, column: str, value: str) -> statistics.Ints:
     return np.flatnonzero(np.array([one == value for one in columns[column]])).astype(np.int64)
 
 
-def compared(task: str, outcome: Outcome, columns: Columns) -> list[Part]:
+def compared(metric: str, outcome: Outcome, columns: Columns) -> list[Part]:
     """Every part with enough rows beside the rest of the rows, the most clearly worse first."""
-    metric = METRIC.get(task, DEFAULT_METRIC)
     found: list[tuple[str, str, int, Score, Difference]] = []
     for column, values in columns.items():
         n = len(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,28 @@ def project_of(home: Home, reference: str) -> Project | None:
         raise
 
 
-def resolve(project: Project | None, reference: str, *, whole: bool = True) -> Path:
+def resolve(project: Project | None, reference: str, *, whole: bool = True, remote: bool = False) -> Path:
     """The model folder that a path, a model of the Hugging Face hub or a registered name means.
 
     reference  a model folder, a train artifact; ORGANISATION/NAME, ORGANISATION/NAME@REVISION; NAME (its champion),
                NAME:3, NAME:challenger
     whole      False: of a hub model that is not here yet, only its settings are fetched
-    Raises     UsageError naming what there is when nothing is meant; BadInput when the hub can't give it
+    remote     whether a model behind an API will do
+    Raises     UsageError naming what there is when nothing is meant, or when the weights are not here; BadInput when
+               the hub can't give it
     """
+    folder = _folder(project, reference, whole)
+    if where.is_remote(folder) and not remote:
+        found = json.loads((folder / where.REMOTE).read_text(encoding="utf-8"))
+        raise UsageError(
+            f"{reference} is the model {found['model']} behind {found['url']}: its weights are not here",
+            where=folder,
+            fix=f"put a server of ours in front of it: wyrmling serve --model {found['model']} --engine {found['url']}",
+        )
+    return folder
+
+
+def _folder(project: Project | None, reference: str, whole: bool) -> Path:
     if project is None:
         return where.model(reference, root=None, database_url=None, whole=whole)
     asked = project.settings.model
@@ -78,4 +93,5 @@ def rollback(project: Project, name: str | None) -> tuple[dict[str, Any], str]:
 def _line(record: ModelRecord) -> str:
     scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items() if isinstance(value, float))
     aliases = ", ".join(record.aliases) or "-"
-    return f"{record.name}:{record.version}  {aliases:<20} {record.verdict or '-':<12} {scores}  {record.path}"
+    place = f"{record.path}{'  (remote)' if record.remote else ''}"
+    return f"{record.name}:{record.version}  {aliases:<20} {record.verdict or '-':<12} {scores}  {place}"

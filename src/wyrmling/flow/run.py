@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wyrmling.config import Project
 from wyrmling.core.artifact import Artifact
 from wyrmling.core.energy import Cost
 from wyrmling.core.log import say
-from wyrmling.flow import gate, records, rungs, summary
+from wyrmling.flow import gate, records, rungs, stages, summary
 from wyrmling.flow.gate import Decision
 
 
@@ -18,7 +18,8 @@ class Outcome:
     """A finished run: the artifacts in order, the decision of the gate, and what this call cost."""
 
     data: Artifact
-    tokens: Artifact
+    tokens: Artifact | None
+    """None for a model that is trained behind an API."""
     steps: tuple[Artifact, ...]
     evaluation: Artifact
     decision: Decision
@@ -27,7 +28,7 @@ class Outcome:
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
-        return (self.data, self.tokens, *self.steps, self.evaluation)
+        return (self.data, *([] if self.tokens is None else [self.tokens]), *self.steps, self.evaluation)
 
     @property
     def exit_code(self) -> int:
@@ -52,23 +53,33 @@ class Outcome:
         return "\n".join([table, "", *verdict, *self.advice, f"report {self.evaluation.path / 'report.html'}"])
 
 
-def run(project: Project) -> Outcome:
-    """Bring the project's model up to date with its data and settings, and let the gate decide about it."""
+def run(project: Project, *, limit_usd: float | None = None) -> Outcome:
+    """Bring the project's model up to date with its data and settings, and let the gate decide about it.
+
+    limit_usd   what a model behind an API may cost. None: nothing is sent
+    """
     from wyrmling.data import run as data
     from wyrmling.evaluate import run as evaluate
     from wyrmling.tokenizer import run as tokenizer
+    from wyrmling.train import remote
     from wyrmling.train import run as train
 
     with project.meter() as meter:
         rows = _told(data.run(project))
-        tokens = _told(tokenizer.run(project, rows))
-        steps = tuple(_told(step) for step in train.run_all(project, rows, tokens))
+        if project.settings.model.behind is None:
+            tokens = _told(tokenizer.run(project, rows))
+            steps = tuple(_told(step) for step in train.run_all(project, rows, tokens))
+        else:
+            remote.agree(project, rows, limit_usd, asking=True)
+            tokens, steps = None, (_told(remote.run(project, rows, limit_usd=limit_usd)),)
         records.remember(project, steps)
         model = steps[-1].path / "model"
-        evaluation = _told(evaluate.run(project, rows, model))
+        evaluation = _told(evaluate.run(project, rows, model, limit_usd=stages.left(limit_usd, steps[-1])))
         decision = gate.decide(project, model, evaluation)
         advice = tuple(rungs.said(project, evaluation))
-    return Outcome(rows, tokens, steps, evaluation, decision, advice, meter.cost())
+    cost = meter.cost()
+    cost = replace(cost, usd=cost.usd + stages.paid((*steps, evaluation)))
+    return Outcome(rows, tokens, steps, evaluation, decision, advice, cost)
 
 
 def _told(artifact: Artifact) -> Artifact:

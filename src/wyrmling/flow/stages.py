@@ -5,6 +5,7 @@ Each function first makes what its stage needs; finished stages are found, not m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,14 @@ def tokenizer(project: Project) -> Artifact:
     return run.run(project, data(project))
 
 
-def train(project: Project, only: str | None = None, *, accept_data_change: bool = False) -> list[Artifact]:
+def train(
+    project: Project, only: str | None = None, *, accept_data_change: bool = False, limit_usd: float | None = None
+) -> list[Artifact]:
     """The artifacts of the training steps up to the last one, or up to the one named `only`.
 
     accept_data_change   begin anew where an interrupted step was learning from other rows
-    Raises   UsageError when there is no step of that name.
+    limit_usd            what training behind an API may cost. None: nothing is sent
+    Raises   UsageError when there is no step of that name, or training behind an API was not allowed
     """
     from wyrmling.flow import records
     from wyrmling.train import run
@@ -45,6 +49,10 @@ def train(project: Project, only: str | None = None, *, accept_data_change: bool
     if only is not None and only not in names:
         raise UsageError(f"there is no train step {only!r}", fix=f"the steps of this project are: {', '.join(names)}")
     rows = data(project)
+    if project.settings.model.behind is not None:
+        from wyrmling.train import remote
+
+        return [remote.run(project, rows, limit_usd=limit_usd)]
     made = run.run_all(project, rows, tokenizer(project), only=only, accept_data_change=accept_data_change)
     if ranks.first():
         records.remember(project, made)
@@ -57,18 +65,34 @@ def evaluate(
     test: Path | None = None,
     against: str | None = None,
     quantize: Quantize | None = None,
+    limit_usd: float | None = None,
 ) -> Artifact:
     """The evaluation of a model (the last trained one by default) on the test rows, or on those of a file.
 
     against    another model, compared with on the same rows
     quantize   round the weights first; the same model unrounded is compared with too
+    limit_usd  what asking a model behind an API may cost, and training it first where that was not done
     """
     from wyrmling.evaluate import run
     from wyrmling.flow import models
 
-    path = models.resolve(project, model) if model is not None else train(project)[-1].path / "model"
-    other = None if against is None else models.resolve(project, against)
-    return run.run(project, data(project), path, test_file=test, against=other, quantize=quantize)
+    if model is not None:
+        path = models.resolve(project, model, remote=True)
+    else:
+        made = train(project, limit_usd=limit_usd)[-1]
+        path, limit_usd = made.path / "model", left(limit_usd, made)
+    other = None if against is None else models.resolve(project, against, remote=True)
+    return run.run(project, data(project), path, test_file=test, against=other, quantize=quantize, limit_usd=limit_usd)
+
+
+def left(limit_usd: float | None, trained: Artifact) -> float | None:
+    """What may still be spent after a step that was perhaps trained just now behind an API."""
+    return None if limit_usd is None else max(0.0, limit_usd - paid([trained]))
+
+
+def paid(made: Iterable[Artifact]) -> float:
+    """US dollars that these artifacts cost others' machines, where they were made by this call."""
+    return sum(float(one.figures.get("paid_usd", 0.0)) for one in made if not one.reused)
 
 
 def data_answer(made: Artifact) -> Said:

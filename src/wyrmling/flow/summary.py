@@ -11,9 +11,11 @@ from typing import Any
 from wyrmling.core.artifact import Artifact
 
 
-def document(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluation: Artifact) -> dict[str, Any]:
-    """The figures of the whole project as one flat document."""
-    every = [data, tokens, *steps, evaluation]
+def document(
+    data: Artifact, tokens: Artifact | None, steps: Sequence[Artifact], evaluation: Artifact
+) -> dict[str, Any]:
+    """The figures of the whole project as one flat document. tokens: None for a model trained behind an API."""
+    every = [data, *([] if tokens is None else [tokens]), *steps, evaluation]
     name, score = main_metric(evaluation)
     last = steps[-1].figures
     return {
@@ -36,7 +38,7 @@ def document(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evalua
     }
 
 
-def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluation: Artifact) -> str:
+def table(data: Artifact, tokens: Artifact | None, steps: Sequence[Artifact], evaluation: Artifact) -> str:
     """The same for a person: one line per figure."""
     figures = document(data, tokens, steps, evaluation)
     counts, score, metric = figures["rows"], figures["score"], figures["metric"]
@@ -44,7 +46,7 @@ def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluatio
     lines = [
         ("rows", rows),
         ("trained on", f"{figures['tokens']:,} tokens in {figures['steps']:,} steps, loss {number(figures['loss'])}"),
-        ("model", f"{figures['parameters']:,} parameters"),
+        ("model", _size(steps[-1])),
         (metric, f"{_interval(score)}   on {score['n']:,} test rows"),
         *((f"  {name}", _interval(baseline)) for name, baseline in figures["baselines"].items()),
         ("time", f"{figures['minutes']:.1f} minutes"),
@@ -55,6 +57,12 @@ def table(data: Artifact, tokens: Artifact, steps: Sequence[Artifact], evaluatio
         ("peak memory", f"{figures['peak_memory_gb']:.2f} GB"),
     ]
     return aligned(lines)
+
+
+def _size(trained: Artifact) -> str:
+    figures = trained.figures
+    behind = figures.get("remote")
+    return f"{behind['model']} behind {behind['url']}" if behind else f"{figures['parameters']:,} parameters"
 
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:

@@ -97,6 +97,12 @@ def locate_base(project: Project) -> Path | None:
         )
     if reference == "scratch":
         return None
+    if project.settings.model.behind is not None:
+        raise BadSetting(
+            f"model.base = {reference!r} is trained behind an API: its tokenizer and weights are not here",
+            where="model.base",
+            fix="use wyrmling plan, train, evaluate or run, or set another base",
+        )
     try:
         return resolve.model(reference, root=project.root, database_url=project.database_url, revision=revision)
     except UsageError as error:
