@@ -17,7 +17,7 @@ from serve.conftest import Kitchen, Running, running
 from wyrmling import config
 from wyrmling.config import Project, Serve
 from wyrmling.core.artifact import Artifact
-from wyrmling.core.errors import BadSetting, UsageError
+from wyrmling.core.errors import BadInput, BadSetting, UsageError
 from wyrmling.core.jobs import Jobs
 from wyrmling.core.store import Store
 from wyrmling.evaluate import chat_api, tasks
@@ -81,13 +81,13 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield server
 
 
-def desk(folder: Path, url: str) -> Project:
-    """Ninety texts of three topics, no two alike."""
+def desk(folder: Path, url: str, *, each: int = 30) -> Project:
+    """Texts of three topics, no two alike. each: of one topic"""
     draw = random.Random(0)
     rows = [
         {"text": f"{draw.choice(words)} {topic} {' '.join(draw.choices(WORDS, k=6))}", "team": topic}
         for topic, words in TOPICS.items()
-        for _ in range(30)
+        for _ in range(each)
     ]
     (folder / "tickets.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (folder / "wyrmling.toml").write_text(DESK.format(url=url))
@@ -120,11 +120,16 @@ def test_a_killed_training_follows_its_one_job_to_a_verdict(
     while not any(json.loads(file.read_text())["job"] for file in state.glob(".tune-*.work/job.json")):
         assert training.poll() is None, training.stderr
         time.sleep(0.02)
-    training.send_signal(signal.SIGKILL)
-    training.communicate()
+    training.send_signal(signal.SIGTERM)
+    assert "goes on, and so does its price" in training.communicate()[1] and training.returncode == 75
     (job,) = jobs_of(provider)
+    again = subprocess.Popen(command[:-2], stderr=subprocess.PIPE, text=True)
+    assert again.stderr is not None
+    assert any(f"following the job {job}" in line for line in again.stderr)
+    again.kill()
+    again.communicate()
 
-    # The price was agreed to before the kill; what asking costs on this machine is nothing, but has to be agreed to.
+    # The price was agreed to before the job; what asking costs on this machine is nothing, but has to be agreed to.
     trained = stages.train(project)
     with pytest.raises(UsageError, match=r"asking .* would send"):
         stages.evaluate(project)
@@ -154,6 +159,15 @@ def test_a_killed_training_follows_its_one_job_to_a_verdict(
     assert len(talks) == rows_of(done.data, "train")
     assert all([one["role"] for one in talk] == ["user", "assistant"] for talk in talks)
     assert all(talk[1]["content"] in talk[0]["content"] for talk in talks), "the label is the answer"
+
+
+def test_a_job_that_fails_says_why_and_the_next_one_asks_again(provider: Running, tmp_path: Path) -> None:
+    project, before = desk(tmp_path, f"{provider.address}/v1", each=4), jobs_of(provider)
+    with pytest.raises(BadInput, match=r"has failed: .* at least 10"):
+        stages.train(project, limit_usd=100.0)
+    with pytest.raises(UsageError, match="cost about"):
+        stages.train(project)
+    assert len(jobs_of(provider)) == len(before) + 1
 
 
 def test_answers_of_a_model_behind_an_api_are_compared_in_words(provider: Running, tmp_path: Path) -> None:

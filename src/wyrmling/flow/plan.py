@@ -234,6 +234,9 @@ def base_shape(project: Project) -> Shape | None:
         return None
     from wyrmling.flow import models
     from wyrmling.model import folder
+    from wyrmling.tokenizer.folder import refuse_remote
+
+    refuse_remote(project)
 
     return sizing.shape_of(
         folder.describe(models.resolve(project, base, whole=False)), f"the sizes of model.base = {base!r}"

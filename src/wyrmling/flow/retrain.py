@@ -28,7 +28,7 @@ from wyrmling.evaluate.verdict import EXIT_CODES, Status
 from wyrmling.feedback import collect, retention
 from wyrmling.flow import duel, gate, records
 from wyrmling.flow.duel import Condition, Evidence
-from wyrmling.tokenizer.folder import locate_base
+from wyrmling.tokenizer.folder import locate_base, refuse_remote
 
 SOURCE, *PREFERENCES = collect.SOURCES
 VERDICTS: dict[Status, str] = {"PASS": "PROMOTE", "FAIL": "HOLD", "INCONCLUSIVE": "INCONCLUSIVE"}
@@ -81,8 +81,9 @@ class Outcome:
 def run(project: Project) -> Outcome:
     """Train a challenger on the old rows and the accepted feedback, and decide about it.
 
-    Raises   UsageError without a champion; whatever the stages raise
+    Raises   UsageError without a champion; BadSetting for a base behind an API; whatever the stages raise
     """
+    refuse_remote(project)
     with closing(Store.open(project.database_url)) as store, project.meter() as meter:
         retention.expire(store, project.settings.feedback.keep_days)
         reviews = Reviews(store)

@@ -83,6 +83,16 @@ def copy(base: Path, folder: Path) -> None:
         write_durably(path, json.dumps({**config, **missing}, indent=1, ensure_ascii=False).encode())
 
 
+def refuse_remote(project: Project) -> None:
+    """Raises BadSetting for a base behind an API, where its tokenizer or weights are wanted."""
+    if project.settings.model.behind is not None:
+        raise BadSetting(
+            f"model.base = {project.settings.model.base!r} is trained behind an API: its weights are not here",
+            where="model.base",
+            fix="use wyrmling plan, train, evaluate or run, or set another base",
+        )
+
+
 def locate_base(project: Project) -> Path | None:
     """The model folder that `model.base` means, None for "scratch".
 
@@ -97,12 +107,7 @@ def locate_base(project: Project) -> Path | None:
         )
     if reference == "scratch":
         return None
-    if project.settings.model.behind is not None:
-        raise BadSetting(
-            f"model.base = {reference!r} is trained behind an API: its tokenizer and weights are not here",
-            where="model.base",
-            fix="use wyrmling plan, train, evaluate or run, or set another base",
-        )
+    refuse_remote(project)
     try:
         return resolve.model(reference, root=project.root, database_url=project.database_url, revision=revision)
     except UsageError as error:

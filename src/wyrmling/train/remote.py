@@ -110,7 +110,7 @@ def price_of(project: Project, data: Artifact) -> Price:
 
 
 def agree(project: Project, data: Artifact, limit_usd: float | None, *, asking: bool = False) -> None:
-    """Before anything is sent. A job that was agreed to before, or is done, needs no word.
+    """Before anything is sent. A job that was begun, or is done, needs no word.
 
     asking   whether the test rows are asked for afterwards, at a price too
     Raises   UsageError that names the price, unless that much may be spent
@@ -118,7 +118,7 @@ def agree(project: Project, data: Artifact, limit_usd: float | None, *, asking: 
     key, url = _key(project, data), project.settings.model.remote.url
     assert url is not None
     remote_model.check_conditions(project)
-    if artifact.find(project.runs, key) is not None or (key.work(project.runs) / STATE).is_file():
+    if artifact.find(project.runs, key) is not None or State.read(key.work(project.runs)).job is not None:
         return
     cost = price_of(project, data)
     what, usd = f"training {project.settings.model.base} would send {cost.rows:,} rows to {url} ({cost})", cost.usd
@@ -132,7 +132,7 @@ def agree(project: Project, data: Artifact, limit_usd: float | None, *, asking: 
 def run(project: Project, data: Artifact, *, limit_usd: float | None) -> Artifact:
     """The artifact of the step: found, or made by a job behind the API that is followed to its end.
 
-    limit_usd   what the job may cost. None: nothing is sent; a job that was agreed to before is followed
+    limit_usd   what the job may cost. None: nothing is sent; a job that was begun before is followed
     Raises      UsageError without consent; BadInput when the API refuses or the job fails; Interrupted (exit 75) after
                 a signal, while the job goes on
     """
@@ -185,8 +185,6 @@ def _start(project: Project, data: Artifact, api: Api, state: State, folder: Pat
     if state.job is not None:
         say(f"following the job {state.job}")
         return
-    # The file itself is the consent: from here on the same command goes on by itself.
-    state.keep(folder)
     state.training_file = state.training_file or _upload(api, "training", _examples(project, data, "train"))
     state.keep(folder)
     if val := _examples(project, data, "val"):
