@@ -51,11 +51,12 @@ def alone() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """What four processes wrote down, and what two made of their checkpoints."""
+    """What four processes wrote down, and what two, and one in which FSDP cuts nothing, made of their checkpoints."""
     out = tmp_path_factory.mktemp("ranks")
     started("train", out, 4)
-    started("resume", out, 2)
-    return out, {name: json.loads((out / f"{name}.json").read_text()) for name in ("train-4", "resume-2")}
+    started("resume", out, 2, 1)
+    names = ("train-4", "resume-2", "resume-1")
+    return out, {name: json.loads((out / f"{name}.json").read_text()) for name in names}
 
 
 @pytest.mark.parametrize("way", several.WAYS)
@@ -79,7 +80,8 @@ def test_fsdp_in_bfloat16_is_the_same_but_for_rounding(told, alone):
 def test_another_number_of_processes_goes_on_from_a_checkpoint(told, alone, way):
     method = several.WAYS[several.SAVED[way]][1]
     one = Training(Team(), Launch(), method)
-    for figures in (told[1]["resume-2"][way], one.run(one.load(told[0] / way) + 1, STEPS)):
+    resumed = one.run(one.load(told[0] / way) + 1, STEPS)
+    for figures in (told[1]["resume-2"][way], told[1]["resume-1"][way], resumed):
         for got, wanted in zip(figures, alone[method]["figures"][STOP:], strict=True):
             assert got[:3] == pytest.approx(wanted[:3], rel=SAME)
 
