@@ -20,7 +20,7 @@ from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadInput, BadSetting, UsageError
 from wyrmling.core.jobs import Jobs
 from wyrmling.core.store import Store
-from wyrmling.evaluate import chat_api, tasks
+from wyrmling.evaluate import chat_api, remote_model, tasks
 from wyrmling.flow import models, remote_plan, run, stages
 from wyrmling.serve.loaded import find
 from wyrmling.train import remote
@@ -222,5 +222,6 @@ def test_what_an_api_cannot_do_is_refused_before_anything_is_sent(
 def test_an_address_of_another_machine_is_not_free(tmp_path: Path) -> None:
     project = desk(tmp_path, "https://api.example.com/v1")
     assert remote.price(project, 1000, 10).usd == pytest.approx(4.0)
+    assert [remote_model.cents(usd) for usd in (0.0, 0.0149, 0.02)] == ["0.00", "0.02", "0.02"]
     with pytest.raises(BadSetting, match="what the remote model costs is not known"):
         run.run(project, limit_usd=100.0)

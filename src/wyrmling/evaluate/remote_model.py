@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -148,8 +149,13 @@ def require(what: str, usd: float, limit_usd: float | None) -> None:
     if limit_usd is None or usd > limit_usd:
         raise UsageError(
             f"{what} and cost about ${usd:.2f}",
-            fix=f"allow that with --spend {max(0.01, usd * 1.2) if usd else 0:.2f}; nothing was sent",
+            fix=f"allow that with --spend {cents(usd * 1.2)}; nothing was sent",
         )
+
+
+def cents(usd: float) -> str:
+    """An amount that holds this one, in whole cents."""
+    return f"{math.ceil(round(usd * 100, 6)) / 100:.2f}"
 
 
 def check_conditions(project: Project) -> None:

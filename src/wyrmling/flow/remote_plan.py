@@ -80,6 +80,6 @@ def _text(project: Project, price: Price, asked: float | None, band: Range) -> s
         f"training: {price.rows:,} rows, {price}: about ${price.usd:.2f}",
         later if asked is None else f"asking for the test rows: about ${asked:.2f}",
         f"US dollars: {band.value:.2f} ({band.low:.2f} to {band.high:.2f}); how long the API takes is not known",
-        f"to do it: wyrmling run --spend {max(0.01, band.high) if band.high else 0:.2f}",
+        f"to do it: wyrmling run --spend {remote_model.cents(band.high)}",
     ]
     return "\n".join(lines)
