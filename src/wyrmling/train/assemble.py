@@ -34,7 +34,7 @@ from wyrmling.train import guards, reference, sizing
 from wyrmling.train.batches import Batches, Noise
 from wyrmling.train.checkpoint import State
 from wyrmling.train.choices import PreferenceBatches
-from wyrmling.train.infill import SPELLINGS, Infill
+from wyrmling.train.infill import infill_for
 from wyrmling.train.objectives import OBJECTIVES, LossFunction, class_weights, loss_function
 from wyrmling.train.optim import Optimizer, parameter_groups
 from wyrmling.train.order import Array
@@ -154,6 +154,15 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
     return with_head(base, head, len(names), seed=settings.seed), sizing.shape_of(base.config, BASE_REASON)
 
 
+def start(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape, Derived]:
+    """The model as training begins, its sizes, and the numbers of the step."""
+    settings = job.project.settings
+    model, shape = model_for(job, facts, store)
+    scratch = settings.model.base == "scratch"
+    derived = sizing.derive_step(settings, job.step, shape, facts, scratch=scratch, first=job.first)
+    return with_dropout(model, derived.dropout), shape, derived
+
+
 def _with_new_tokens(base: Model, job: Job, store: TokenStore) -> Model:
     """The base with rows for the tokens that its tokenizer was given; in the first step only, later ones have them."""
     record = job.tokens.path / EXTENSION_FILE
@@ -256,14 +265,15 @@ def batches_for(
         joints=np.array(tokenizer.joints) if step.objective == "masked" and step.whole_words else None,
     )
 
+    hides = noise if derived.token_noise and tokenizer.mask_id is not None else None
+    several = len(train.labels) if train.several and step.objective == "classify" else 0
+
     def make(store: TokenStore, rows: Array, batch: int, micro_batch: int, **training: Any) -> Batches:
-        sizes = {"batch_tokens": batch, "micro_batch_tokens": micro_batch, "context": context}
-        order = {"data_hash": job.tokens.id, "seed": job.project.settings.seed}
+        shared: dict[str, Any] = {"context": context, "batch_tokens": batch, "micro_batch_tokens": micro_batch}
+        shared |= {"data_hash": job.tokens.id, "seed": job.project.settings.seed}
         if step.objective == "preference":
-            return PreferenceBatches(store, step.preference.loss, rows, **sizes, **order)  # type: ignore[arg-type]
-        many = len(train.labels) if train.several and step.objective == "classify" else 0
-        hides = noise if derived.token_noise and tokenizer.mask_id is not None else None
-        return Batches(store, step.objective, rows, **sizes, **order, noise=hides, several=many, **training)  # type: ignore[arg-type]
+            return PreferenceBatches(store, step.preference.loss, rows, **shared)
+        return Batches(store, step.objective, rows, **shared, noise=hides, several=several, **training)
 
     batches = make(
         train,
@@ -291,25 +301,6 @@ def refer(
         return
     parts = {name: part for name, part in (("train", batches), ("val", looks)) if isinstance(part, PreferenceBatches)}
     reference.fill(model, parts, folder, autocast)
-
-
-def infill_for(step: TrainStep, tokenizer: Tokenizer) -> Infill | None:
-    """How texts are rearranged to learn to fill in the middle; None: not at all.
-
-    Raises   BadSetting when the tokenizer has no tokens for it
-    """
-    if step.fim_rate == 0:
-        return None
-    known = tokenizer.special_ids
-    for spelled in SPELLINGS:
-        if all(token in known for token in spelled):
-            prefix, middle, suffix = (known[token] for token in spelled)
-            return Infill(step.fim_rate, step.fim_spm_rate, prefix, middle, suffix)
-    raise BadSetting(
-        "the tokenizer of the base model has no tokens for filling in the middle",
-        where=f"train.{step.name}.fim_rate",
-        fix=f"leave fim_rate out, or train from scratch: the tokenizer then gets {', '.join(SPELLINGS[0])}",
-    )
 
 
 def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from wyrmling.core.artifact import file_digest, sync_folder, verify_files, write_durably
 from wyrmling.core.errors import BadInput, CorruptArtifact
+from wyrmling.core.hardware import GB
 from wyrmling.core.log import warn
 from wyrmling.train.pieces import Pieces
 
@@ -37,7 +38,6 @@ FORMAT = 3
 RESTORE_EVERY = 200
 # The disk must have this much more than the checkpoints are expected to take.
 ROOM_MARGIN = 1.1
-GB = 1e9
 
 
 @dataclass

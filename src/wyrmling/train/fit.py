@@ -23,20 +23,20 @@ from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import compiling, features, forecast, guards, outcome, shards, sizing, trainable, trunk
+from wyrmling.train import compiling, features, forecast, guards, outcome, shards, trainable, trunk
 from wyrmling.train.assemble import (
     Job,
     batches_for,
     exact,
     loss_for,
-    model_for,
     numerics_for,
     optimizer_for,
     recompute,
     refer,
-    with_dropout,
+    start,
 )
 from wyrmling.train.batches import Batches
+from wyrmling.train.checkpoint import State
 from wyrmling.train.course import CHECKPOINTS, Course, progress_of
 from wyrmling.train.facts import facts_of
 from wyrmling.train.objectives import OBJECTIVES
@@ -69,14 +69,14 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
     numerics = team.same(numerics_for(job.project, facts, state))
 
     with exact(numerics, device), watch() as stop:
-        model, shape, derived = team.build(partial(_start, job, facts, train), settings.launch, method=step.method)
+        model, shape, derived = team.build(partial(start, job, facts, train), settings.launch, method=step.method)
         total = sum(p.numel() for p in model.parameters())
         adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
         batches, looks = batches_for(job, train, val, tokenizer, derived, model)
-        refer(model, step, batches, looks, draft.path / CHECKPOINTS, partial(numerics.autocast, device))
-        room = room_gb(settings, facts.device)
-        looked_at = _tokens_of(looks)
+        autocast = partial(numerics.autocast, device)
+        refer(model, step, batches, looks, draft.path / CHECKPOINTS, autocast)
         share = replace(derived, batch_tokens=max(1, derived.batch_tokens // team.data_ranks))
+        room, looked_at = room_gb(settings, facts.device), 0 if looks is None else int(looks.pieces.length.sum())
         work = work_of(step, shape, share, facts, dtype=numerics.dtype, validation_tokens=looked_at, room_gb=room)
         draft.forecast = forecast.step_forecast(work, forecast.Pricing.of(job.project)).manifest()
         if state is None:
@@ -84,50 +84,54 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         team.place(model, numerics.dtype)
         optimizer = optimizer_for(model, derived, adapters, team)
         choice = team.same(compiling.choice_for(job.project, model, work, draft.forecast, cut=team.cut))
-        progress, first = Progress(threads=numerics.threads, dtype=numerics.dtype, compiled=choice.on), 1
-        if state is None and job.trunk is not None:
-            trunk.go_on(job.trunk, model, optimizer, step, tokenizer_sha256=train.tokenizer_sha256)
         if state is not None:
-            say(f"train {step.name}: going on after step {state.step}")
-            state = shards.localised(state, team)
-            trainable.restore(model, state.model)
-            optimizer.load(state.optimizer)
-            progress, first = progress_of(state), state.step + 1
-            draft.earlier_cost = dict(state.spent)
+            progress, first = _taken_up(job, draft, state, model, optimizer, team), state.step + 1
+        else:
+            progress, first = Progress(threads=numerics.threads, dtype=numerics.dtype, compiled=choice.on), 1
+            if job.trunk is not None:
+                trunk.go_on(job.trunk, model, optimizer, step, tokenizer_sha256=train.tokenizer_sha256)
         progress.threads, progress.dtype, progress.processes = numerics.threads, numerics.dtype, team.world
         if progress.compiled and not team.cut:
             say(f"  compiling the model: {choice.why}")
-            with numerics.autocast(device):
+            with autocast():
                 compiling.switch_on(model, work)
         else:
             recompute(model, work)
 
-        learned: tuple[Model, Batches, Batches | None] = (model, team.deal(batches), looks)
+        learner: Model = model
+        dealt = team.deal(batches)
         if team.world == 1 and not team.cut and features.can_store(model, step):
-            autocast = partial(numerics.autocast, device)
-            learned = features.store(model, batches, looks, draft.path / FEATURES, autocast)
-        pace = Pace(work)
-        loss = loss_for(step, train, np.unique(batches.pieces.row))
+            learner, dealt, looks = features.store(model, batches, looks, draft.path / FEATURES, autocast)
         course = Course(
             job,
             draft,
             meter,
-            learned[0],
+            learner,
             optimizer,
             derived,
             progress,
             numerics,
-            learned[2],
+            looks,
             val,
             frozen,
-            pace,
-            loss,
+            Pace(work),
+            loss_for(step, train, np.unique(batches.pieces.row)),
             team,
         )
         # They would be held until the end: the saved state, and the moments, which the course drops when it is done.
         del state, optimizer
-        course.train(learned[1], first=first, stop=stop)
+        course.train(dealt, first=first, stop=stop)
         _finish(course, model, facts, tokenizer, train, shape, batches)
+
+
+def _taken_up(job: Job, draft: Draft, state: State, model: Model, optimizer: Optimizer, team: Team) -> Progress:
+    """Give the model and the optimizer the state of an interrupted run; its counters."""
+    say(f"train {job.step.name}: going on after step {state.step}")
+    state = shards.localised(state, team)
+    trainable.restore(model, state.model)
+    optimizer.load(state.optimizer)
+    draft.earlier_cost = dict(state.spent)
+    return progress_of(state)
 
 
 def _require_one_process(step: TrainStep, team: Team) -> None:
@@ -140,15 +144,6 @@ def _require_one_process(step: TrainStep, team: Team) -> None:
             where=f"train.{step.name}",
             fix="run this step without wyrmling launch",
         )
-
-
-def _start(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape, Derived]:
-    """The model as training begins, its sizes, and the numbers of the step."""
-    settings = job.project.settings
-    model, shape = model_for(job, facts, store)
-    scratch = settings.model.base == "scratch"
-    derived = sizing.derive_step(settings, job.step, shape, facts, scratch=scratch, first=job.first)
-    return with_dropout(model, derived.dropout), shape, derived
 
 
 def _finish(
@@ -174,7 +169,7 @@ def _finish(
         return
     if course.team.cut:
         # Whole again, for the one process that writes.
-        trained, _, _ = _start(job, facts, train)
+        trained, _, _ = start(job, facts, train)
         trainable.prepare(trained, job.step, seed=job.project.settings.seed, dtype=course.numerics.dtype)
         trainable.restore(trained, learned)
     for name, value in course.team.elsewhere.items():
@@ -206,8 +201,7 @@ def _finish(
     } | merged
     finished = {"figures": draft.figures, "forecast": draft.forecast}
     write_durably(draft.path / FINISHED, json.dumps(finished, indent=1).encode())
-    shutil.rmtree(course.folder, ignore_errors=True)
-    (draft.path / FEATURES).unlink(missing_ok=True)
+    _tidy(draft)
 
 
 def _finished_before(draft: Draft) -> bool:
@@ -217,13 +211,14 @@ def _finished_before(draft: Draft) -> bool:
         return False
     finished = json.loads(path.read_text())
     draft.figures, draft.forecast = finished["figures"], finished["forecast"]
-    shutil.rmtree(draft.path / CHECKPOINTS, ignore_errors=True)
-    (draft.path / FEATURES).unlink(missing_ok=True)
+    _tidy(draft)
     return True
 
 
-def _tokens_of(looks: Batches | None) -> int:
-    return 0 if looks is None else int(looks.pieces.length.sum())
+def _tidy(draft: Draft) -> None:
+    """Remove what only an unfinished step needs."""
+    shutil.rmtree(draft.path / CHECKPOINTS, ignore_errors=True)
+    (draft.path / FEATURES).unlink(missing_ok=True)
 
 
 def _announce(

@@ -10,6 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from wyrmling.config import TrainStep
+from wyrmling.core.errors import BadSetting
+from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.train.order import Array
 
 # How vocabularies spell (prefix, middle, suffix): ours and Qwen's, StarCoder's, DeepSeek's, CodeLlama's.
@@ -59,3 +62,22 @@ class Infill:
             order = (prefix_mark, prefix, suffix_mark, suffix, middle_mark, middle)
         moved = np.concatenate([head, *order, tail], axis=1)
         return moved[0], moved[1].astype(bool)
+
+
+def infill_for(step: TrainStep, tokenizer: Tokenizer) -> Infill | None:
+    """How texts are rearranged to learn to fill in the middle; None: not at all.
+
+    Raises   BadSetting when the tokenizer has no tokens for it
+    """
+    if step.fim_rate == 0:
+        return None
+    known = tokenizer.special_ids
+    for spelled in SPELLINGS:
+        if all(token in known for token in spelled):
+            prefix, middle, suffix = (known[token] for token in spelled)
+            return Infill(step.fim_rate, step.fim_spm_rate, prefix, middle, suffix)
+    raise BadSetting(
+        "the tokenizer of the base model has no tokens for filling in the middle",
+        where=f"train.{step.name}.fim_rate",
+        fix=f"leave fim_rate out, or train from scratch: the tokenizer then gets {', '.join(SPELLINGS[0])}",
+    )

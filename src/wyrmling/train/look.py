@@ -12,7 +12,7 @@ from wyrmling.config import Preference, TrainObjective
 from wyrmling.evaluate import entities, metrics
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
-from wyrmling.train.batches import IGNORED, Batches
+from wyrmling.train.batches import IGNORED, Batch, Batches
 from wyrmling.train.objectives import OBJECTIVES
 from wyrmling.train.order import Array
 from wyrmling.train.preference import log_probabilities, loss_of, on_the_chosen_side
@@ -60,9 +60,7 @@ def look(
     device = next(model.parameters()).device
     loss_function = team.evenly(OBJECTIVES[objective].loss)
     total, count = 0.0, 0
-    gold: list[Array] = []
-    predicted: list[Array] = []
-    rows: list[Array] = []
+    answers: list[_Answers] = []
     model.eval()
     with team.looking(), autocast():
         for batch in team.share(batches.everything()):
@@ -70,34 +68,44 @@ def look(
             loss, targets = loss_function(model, moved)
             total, count = total + float(loss), count + targets
             if objective in ("classify", "tag"):
-                if moved.targets.ndim == 2:
-                    said = model.logits(moved.tokens, Segments(moved.lengths)) > 0
-                    if len(batch.rows) == 0:
-                        continue
-                    predicted.append(said.cpu().numpy())
-                    gold.append(moved.targets.cpu().numpy() == 1)
-                    continue
-                learned = (moved.targets != IGNORED).nonzero().squeeze(1)
-                logits = model.logits(moved.tokens, Segments(moved.lengths), learned)
-                if len(learned) == 0:
-                    continue
-                predicted.append(logits.argmax(dim=-1).cpu().numpy())
-                gold.append(moved.targets[learned].cpu().numpy())
-                rows.append(_rows_of(batch.rows, batch.lengths, learned.cpu().numpy(), objective))
+                answers += _answers(model, moved, objective)
     model.train()
     total, counted = team.total(total, count)
-    count = int(counted)
-    gold, predicted, rows = (team.gathered(parts) for parts in (gold, predicted, rows))
+    count, answers = int(counted), team.gathered(answers)
     figures = {"loss": total / count} if count else {}
     if objective in ("causal", "sft") and n_bytes:
         figures["bits_per_byte"] = metrics.bits_per_byte(total, n_bytes)
-    if objective == "classify" and count and gold[0].ndim == 2:
-        figures |= _label_set_figures(np.concatenate(gold), np.concatenate(predicted))
-    elif objective == "classify" and count:
-        figures |= _class_figures(np.concatenate(gold), np.concatenate(predicted), model.n_out)
-    if objective == "tag" and count:
-        figures |= _tag_figures(np.concatenate(gold), np.concatenate(predicted), np.concatenate(rows), tag_names)
+    if answers and count:
+        gold, predicted, rows = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        if objective == "tag":
+            figures |= _tag_figures(gold, predicted, rows, tag_names)
+        elif gold.ndim == 2:
+            figures |= _label_set_figures(gold, predicted)
+        else:
+            figures |= _class_figures(gold, predicted, model.n_out)
     return figures
+
+
+class _Answers(NamedTuple):
+    """What was right, what the model said, and the row of the store, of each target; of several labels of each row."""
+
+    gold: Array
+    predicted: Array
+    rows: Array
+
+
+def _answers(model: Model, batch: Batch, objective: TrainObjective) -> list[_Answers]:
+    """The answers to a batch; none to a filler, which goes through the model all the same: others may wait there."""
+    segments = Segments(batch.lengths)
+    if batch.targets.ndim == 2:
+        said_NC = model.logits(batch.tokens, segments).cpu().numpy() > 0
+        return [_Answers(batch.targets.cpu().numpy() == 1, said_NC, batch.rows)] if len(batch.rows) else []
+    learned = (batch.targets != IGNORED).nonzero().squeeze(1)
+    said = model.logits(batch.tokens, segments, learned).argmax(dim=-1)
+    if len(learned) == 0:
+        return []
+    places = batch.rows if objective == "classify" else np.repeat(batch.rows, batch.lengths)
+    return [_Answers(batch.targets[learned].cpu().numpy(), said.cpu().numpy(), places[learned.cpu().numpy()])]
 
 
 def _preferences(
@@ -127,17 +135,12 @@ def is_better(objective: TrainObjective, new: dict[str, float], old: dict[str, f
     return new[judge.name] >= old[judge.name] if judge.higher_is_better else new[judge.name] <= old[judge.name]
 
 
-def _rows_of(rows: Array, lengths: list[int], learned: Array, objective: TrainObjective) -> Array:
-    """The row of the store that each learned target belongs to."""
-    return rows[learned] if objective == "classify" else np.repeat(rows, lengths)[learned]
-
-
 def _class_figures(gold_N: Array, predicted_N: Array, n_classes: int) -> dict[str, float]:
     sums = metrics.class_sums(np.ones((1, len(gold_N))), gold_N, predicted_N, n_classes)[0]
     scored_C = np.bincount(gold_N, minlength=n_classes) > 0
     return {
         "accuracy": float((gold_N == predicted_N).mean()),
-        "macro_f1": float(metrics.f1(sums)[scored_C].mean()),
+        "macro_f1": float(metrics.CLASSIFY["macro_f1"].of(sums, scored_C)),
     }
 
 
@@ -147,7 +150,7 @@ def _label_set_figures(gold_NC: Array, predicted_NC: Array) -> dict[str, float]:
     scored_C = sums[metrics.GOLD] > 0
     return {
         "accuracy": float((gold_NC == predicted_NC).all(1).mean()),
-        "macro_f1": float(metrics.f1(sums)[scored_C].mean()) if scored_C.any() else 0.0,
+        "macro_f1": float(metrics.CLASSIFY["macro_f1"].of(sums, scored_C)) if scored_C.any() else 0.0,
         "micro_f1": float(metrics.CLASSIFY["micro_f1"].of(sums, scored_C)),
     }
 
@@ -159,11 +162,8 @@ def _tag_figures(gold_N: Array, predicted_N: Array, row_N: Array, names: list[st
         [[names[tag] for tag in part] for part in np.split(tags_N[order], cuts)] for tags_N in (gold_N, predicted_N)
     )
     types = entities.entity_types(gold, predicted)
-    if not types:
-        return {"accuracy": float((gold_N == predicted_N).mean()), "entity_f1": 0.0}
     sums = entities.entity_counts(gold, predicted, types).sum(axis=0)
-    correct, truth, guessed = (float(sums[i].sum()) for i in (metrics.CORRECT, metrics.GOLD, metrics.PREDICTED))
     return {
         "accuracy": float((gold_N == predicted_N).mean()),
-        "entity_f1": 2 * correct / (truth + guessed) if truth + guessed else 0.0,
+        "entity_f1": float(metrics.TAG["entity_f1"].of(sums, np.ones(len(types), dtype=np.bool_))),
     }

@@ -18,17 +18,8 @@ from wyrmling.core.errors import BadSetting
 from wyrmling.core.progress import bar
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
-from wyrmling.train import sizing, trainable
-from wyrmling.train.assemble import (
-    Job,
-    batches_for,
-    exact,
-    loss_for,
-    model_for,
-    numerics_for,
-    optimizer_for,
-    with_dropout,
-)
+from wyrmling.train import trainable
+from wyrmling.train.assemble import Job, batches_for, exact, loss_for, numerics_for, optimizer_for, start
 from wyrmling.train.facts import facts_of
 from wyrmling.train.loop import accumulate, scale, step_seed
 from wyrmling.train.optim import clip
@@ -69,10 +60,8 @@ def sweep(job: Job, *, updates: int = UPDATES) -> Sweep:
     facts = facts_of(job.project, train)
     numerics = numerics_for(job.project, facts, None)
     with exact(numerics, device):
-        model, shape = model_for(job, facts, train)
-        scratch = settings.model.base == "scratch"
-        derived = sizing.derive_step(settings, step, shape, facts, scratch=scratch, first=job.first)
-        model = with_dropout(model, derived.dropout).to(device)
+        model, _, derived = start(job, facts, train)
+        model.to(device)
         adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
         optimizer = optimizer_for(model, derived, adapters)
         batches, _ = batches_for(job, train, val, Tokenizer.load(job.tokens.path), derived, model)
