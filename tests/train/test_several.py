@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from wyrmling.train import run
 from wyrmling.train.batches import Batches
 from wyrmling.train.loop import accumulate
 from wyrmling.train.objectives import class_weights, loss_function
+from wyrmling.train.rivals import row_scores
 
 WORDS = {"card": "payments", "parcel": "delivery", "password": "access"}
 PROJECT = """
@@ -127,6 +129,15 @@ def test_the_loss_is_torch_binary_cross_entropy_however_the_batch_is_split(sever
     assert sums[0] == pytest.approx(sums[1], rel=1e-12)
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_every_yes_and_no_of_a_row_is_scored_for_pairing(several: Small) -> None:
+    of, batches = model(), material(several, 100)
+    found = row_scores(of, "classify", batches, nullcontext)
+    assert found.row_N.tolist() == list(range(len(batches.store.rows["length"]))) and set(found.targets_N) == {3.0}
+    (whole,) = material(several).everything()
+    said = of.logits(whole.tokens, Segments(whole.lengths)) > 0
+    assert found.earned_N[whole.rows].tolist() == (said == (whole.targets == 1)).sum(1).tolist()
 
 
 def test_balanced_weights_make_yes_and_no_equal_in_sum() -> None:

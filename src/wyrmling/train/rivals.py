@@ -29,6 +29,8 @@ PAIRED = (*LABELS, *TOKENS)
 class RowScores:
     """What each validation row earned: right labels or tags, or minus the nats of its tokens.
 
+    Where a row may have several labels, each yes or no is a target.
+
     row_N      index of the row in the store
     earned_N   sum over the row's targets; higher is better
     targets_N  how many those are
@@ -64,6 +66,11 @@ def row_scores(
     with torch.inference_mode(), autocast():
         for batch in batches.everything():
             moved = batch.to(device)
+            if moved.targets.ndim == 2:
+                right_SC = (model.logits(moved.tokens, Segments(moved.lengths)) > 0) == (moved.targets == 1)
+                earned.append(right_SC.flatten().cpu().numpy())
+                rows.append(np.repeat(batch.rows, right_SC.shape[1]))
+                continue
             learned_R = (moved.targets != IGNORED).nonzero().squeeze(1)
             targets_R = moved.targets[learned_R]
             features_RD = model.features(moved.tokens, Segments(moved.lengths), learned_R)
