@@ -68,7 +68,7 @@ def test_every_row_is_accounted_for_in_ledger_figures_and_examples(
     assert figures["redactions"] == {"EMAIL": 1}
     assert not any("x.org" in str(row) for row in rows)
     assert run.load(done).schema.equals(EXAMPLE_SCHEMA)
-    assert json.loads((done.path / "labels.json").read_text()) == {"labels": ["a", "b"], "tags": []}
+    assert json.loads((done.path / "labels.json").read_text()) == {"labels": ["a", "b"], "tags": [], "several": False}
     card = (done.path / "card.md").read_text()
     assert "| **all** | 72 | 65 | 5 | 2 |" in card
 

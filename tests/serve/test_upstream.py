@@ -195,7 +195,8 @@ def test_a_stream_that_breaks_off_is_an_error_and_not_a_complete_answer(tmp_path
         assert next(chunks).choices[0].delta.content == "half"
         with pytest.raises(openai.APIError, match="before it was finished"):
             list(chunks)
-        assert [row.finish_reason for row in here.service.store.usage()] == ["error"]
+        # The record of a stream that ends badly is written beside it.
+        wait_until(lambda: [row.finish_reason for row in here.service.store.usage()] == ["error"])
     with broken_server(b"oh no") as url, front(url, tmp_path) as here:
         with pytest.raises(openai.InternalServerError, match="not JSON"):
             here.client().chat.completions.create(model="ours", messages=MESSAGES)

@@ -98,7 +98,8 @@ def test_a_brief_run_is_taken_apart_into_start_steps_look_and_end(small: Small, 
     made = run.run_all(project, small.data, small.tokens)[-1]
     found = calibrate.measured(made)
     steps, _ = read(made.path / STEPS_FILE)
-    assert found.start + found.step == pytest.approx(steps[0]["seconds"])
+    # A first step that was faster than the others leaves nothing for the start.
+    assert found.start + found.step == pytest.approx(max(steps[0]["seconds"], found.step))
     parts = found.start + 6 * found.step + found.look + found.end
     assert parts == pytest.approx(made.cost["seconds"], rel=0.2)
     assert found.memory_gb == made.cost["peak_memory_gb"]

@@ -130,7 +130,7 @@ def _draw(row: Example, purpose: str) -> float:
 
 def texts(row: Example) -> Iterator[str]:
     """Every text of a row: of a conversation its messages, of a pair its two answers too, of all others their text."""
-    if row["messages"]:
+    if row.get("messages"):
         said = [message["content"] for message in row["messages"]] + [row.get("chosen"), row.get("rejected")]
         yield from (text for text in said if text)
     elif row["text"]:
