@@ -257,7 +257,8 @@ class StoreWriter:
     def _label(self, example: Example) -> int:
         if example["kind"] == "rating":
             return int(example["rating"])
-        return -1 if example["label"] is None else self._number(self._labels, example["label"], example)
+        label = example.get("label")
+        return -1 if label is None else self._number(self._labels, label, example)
 
     def _number(self, numbers: Mapping[str, int], name: str, example: Example) -> int:
         if name not in numbers:
