@@ -1,0 +1,16 @@
+"""The command line."""
+
+import os
+
+from wyrmling.cli import data, evaluate, flow, serve, start, train
+from wyrmling.cli.verb import app
+
+__all__ = ["app", "data", "evaluate", "flow", "main", "serve", "start", "train"]
+
+
+def main() -> None:
+    """The `wyrmling` command."""
+    # Idle OpenMP threads spin for a moment, then sleep. Spinning for as long as they do by default, they wait for
+    # partners that other programs keep from running: training on a busy machine nearly stops (docs/decisions.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    app(prog_name="wyrmling")
