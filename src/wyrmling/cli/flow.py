@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from wyrmling.cli.verb import Answer, JsonOption, ProjectOption, SpendOption, app, verb
+from wyrmling.cli.verb import Answer, SpendOption, alone, app, verb
 
 feedback_app = typer.Typer(
     help="What people say about answers: review it, and erase a person's.", invoke_without_command=True
@@ -57,10 +57,7 @@ def feedback_summary(project: Any) -> Answer:
     return Answer(*feedback.summary(project))
 
 
-@feedback_app.callback()
-def _feedback(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    if context.invoked_subcommand is None:
-        feedback_summary(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
+alone(feedback_app, feedback_summary)
 
 
 ReviewStatus = Literal["new", "accepted", "rejected"]

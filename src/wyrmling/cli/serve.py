@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wyrmling.cli.verb import Answer, JsonOption, ModelOption, ProjectOption, Quantize, QuantizeOption, app, verb
+from wyrmling.cli.verb import Answer, ModelOption, Quantize, QuantizeOption, alone, app, verb
 from wyrmling.core.errors import UsageError
 
 models_app = typer.Typer(help="The models of this project: list, promote, roll back.", invoke_without_command=True)
@@ -184,12 +184,6 @@ def export(
     return Answer(*exporting.export(path, to=to, out=out, quantize=quantize))
 
 
-@models_app.callback()
-def _models(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    if context.invoked_subcommand is None:
-        list_models(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
-
-
 @models_app.command("list")
 @verb
 def list_models(project: Any) -> Answer:
@@ -197,6 +191,9 @@ def list_models(project: Any) -> Answer:
     from wyrmling.flow import models
 
     return Answer(*models.listing(project))
+
+
+alone(models_app, list_models)
 
 
 @models_app.command()
@@ -243,12 +240,6 @@ def canary(project: Any) -> Answer:
     return Answer(*trial.judge(project))
 
 
-@keys_app.callback()
-def _keys(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    if context.invoked_subcommand is None:
-        list_keys(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
-
-
 @keys_app.command("list")
 @verb
 def list_keys(project: Any) -> Answer:
@@ -256,6 +247,9 @@ def list_keys(project: Any) -> Answer:
     from wyrmling.flow import keys
 
     return Answer(*keys.listing(project))
+
+
+alone(keys_app, list_keys)
 
 
 @keys_app.command()

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wyrmling.cli.verb import Answer, JsonOption, ProjectOption, SpendOption, app, verb
+from wyrmling.cli.verb import Answer, SpendOption, alone, app, verb
 from wyrmling.core.errors import UsageError
 
 runs_app = typer.Typer(help="The trainings of this project: list them, compare two.", invoke_without_command=True)
@@ -83,12 +83,6 @@ def tune(
     return Answer(*tune_report.answer(tuning.tune(project, search_space.pairs(over or []))))
 
 
-@runs_app.callback()
-def _runs(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
-    if context.invoked_subcommand is None:
-        list_runs(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
-
-
 @runs_app.command("list")
 @verb
 def list_runs(project: Any) -> Answer:
@@ -96,6 +90,9 @@ def list_runs(project: Any) -> Answer:
     from wyrmling.flow import runs
 
     return Answer(*runs.listing(project))
+
+
+alone(runs_app, list_runs)
 
 
 @runs_app.command()

@@ -164,6 +164,15 @@ def _spelled(shared: dict[str, Any]) -> list[str]:
     return words + [f"--{name}" for name in ("quiet", "debug") if shared[name]] + ["--json"] * shared["as_json"]
 
 
+def alone(group: typer.Typer, listing: Callable[..., None]) -> None:
+    """Run a verb where no word follows the group's name: `wyrmling models` lists the models."""
+
+    @group.callback()
+    def _alone(context: typer.Context, project: ProjectOption = None, as_json: JsonOption = False) -> None:
+        if context.invoked_subcommand is None:
+            listing(project=project, overrides=None, as_json=as_json, quiet=False, debug=False)
+
+
 def _call(
     function: Callable[..., Answer], wants: str | None, shared: dict[str, Any], options: dict[str, Any]
 ) -> Answer:
