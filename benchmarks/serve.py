@@ -62,7 +62,7 @@ def made(work: Path, name: str) -> Path:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.05, generator=generator)
-    about = About("test", model.head_name, 2048, "test", labels=labels)
+    about = About("test", model.head_name, 2048, "test", labels=labels, chat=name == "talker")
     save(model.eval(), work / name, tokenizer, about)
     probes.record(model, Tokenizer.load(work / name), ["my card"], work / name)
     print(f"{name}: {sum(p.numel() for p in model.parameters()):,} weights, {known} tokens")

@@ -48,6 +48,18 @@ def test_feedback_names_an_item_a_user_and_may_bring_the_prompt(sorter) -> None:
     assert "little dragon" not in sorter.post("/v1/feedback", said | {"prompt": "other"}).text
 
 
+def test_feedback_that_a_client_sends_again_is_kept_once(sorter) -> None:
+    answer = classify(sorter, "where is my card")
+    said = {"id": answer["id"], "correction": "refund", "comment": "money back"}
+    again = {"x-stainless-retry-count": "1"}
+    first = sorter.post("/v1/feedback", said).json()
+    assert sorter.post("/v1/feedback", said, headers=again).json() == first
+    assert sorter.post("/v1/feedback", said | {"comment": "other"}, headers=again).json()["id"] != first["id"]
+    # Two people may say the same.
+    assert sorter.post("/v1/feedback", said).json()["id"] != first["id"]
+    assert len(Reviews(sorter.service.store).find(ids=[answer["id"]])) == 3
+
+
 def test_one_answer_may_be_preferred_over_another_to_the_same_prompt(talker) -> None:
     def ask(seed: int, text: str = "tea?") -> str:
         messages = [{"role": "user", "content": text}]

@@ -234,6 +234,11 @@ def test_files_that_are_expired_are_gone(project, tmp_path: Path) -> None:
     assert uploads.find(old.id, None) is None and uploads.path(old.id).exists()
     assert uploads.delete_expired() == 1
     assert not uploads.path(old.id).exists() and uploads.path(kept.id).exists()
+    for name in ("file-cut-off", "notes"):
+        (uploads.folder / name).write_bytes(b"x")
+    assert uploads.delete_lost(60) == 0, "its row may still come"
+    assert uploads.delete_lost(-1) == 1
+    assert {path.name for path in uploads.folder.iterdir()} == {kept.id, "notes"}
 
 
 def test_the_worker_needs_no_torch() -> None:

@@ -300,15 +300,22 @@ class Store:
                 total += connection.execute(sa.select(sa.func.sum(table.c.usd)).where(mine)).scalar() or 0.0
         return total
 
-    def add_feedback(self, feedback: Feedback) -> None:
-        """Keep what a person said about an answer. Raises BadInput when the answer id is unknown."""
+    def add_feedback(self, feedback: Feedback, *, unless_since: str | None = None) -> Feedback:
+        """Keep what a person said about an answer; what is kept.
+
+        unless_since   if the same was said since this time, that is what is kept: the caller may be saying it again
+        Raises         BadInput when the answer id is unknown
+        """
         with self.writing() as connection:
+            if unless_since is not None and (same := _same_feedback(connection, feedback, unless_since)) is not None:
+                return same
             if (
                 connection.execute(sa.select(tables.usage.c.id).where(tables.usage.c.id == feedback.answer_id)).first()
                 is None
             ):
                 raise BadInput(f"there is no answer {feedback.answer_id!r}", fix="use the id that came with the answer")
             connection.execute(tables.feedback.insert().values(asdict(feedback)))
+        return feedback
 
     def feedback(self, *, since: str | None = None, limit: int | None = None) -> list[Feedback]:
         """The feedback, newest first."""
@@ -403,6 +410,15 @@ class Store:
                 ForecastRecord(row.machine, row.work, row.forecast, row.actual, row.created)
                 for row in connection.execute(query)
             ]
+
+
+def _same_feedback(connection: sa.Connection, feedback: Feedback, since: str) -> Feedback | None:
+    columns = tables.feedback.c
+    names = ("rating", "correction", "comment", "key_id", "user", "item", "prompt", "preferred_over")
+    same = [columns[name].is_not_distinct_from(getattr(feedback, name)) for name in names]
+    query = sa.select(tables.feedback).where(columns.answer_id == feedback.answer_id, columns.created >= since, *same)
+    row = connection.execute(query).first()
+    return None if row is None else Feedback(**row._mapping)
 
 
 def _check_name(name: str) -> None:

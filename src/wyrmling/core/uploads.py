@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,17 @@ class Uploads:
         for row in rows:
             self.delete(_file(row))
         return len(rows)
+
+    def delete_lost(self, older_than_seconds: float) -> int:
+        """How many files were removed that no row names: their server was killed while they came in."""
+        old = time.time() - older_than_seconds
+        paths = [path for path in self.folder.glob("file-*") if path.stat().st_mtime < old]
+        with self.store.reading() as connection:
+            known = set(connection.execute(sa.select(tables.files.c.id)).scalars()) if paths else set()
+        lost = [path for path in paths if path.name not in known]
+        for path in lost:
+            path.unlink(missing_ok=True)
+        return len(lost)
 
     def _visible(self, key_id: str | None) -> sa.Select[Any]:
         files = tables.files.c

@@ -41,6 +41,7 @@ def rate(
     key_id: str | None = None,
     labels: Sequence[str] | None = None,
     tags: Sequence[str] | None = None,
+    unless_since: str | None = None,
 ) -> Feedback:
     """The feedback that was kept.
 
@@ -52,6 +53,7 @@ def rate(
     user        the end user who says it, by the caller's name for them
     key_id      who says it; another key's answers can't be rated
     labels      the labels of the model that answered, None when it is not a classifier; tags likewise
+    unless_since   when the same was said since this time, that is the answer, and nothing more is kept
     Raises      UnknownAnswer; BadInput when nothing is said, a rating, label or tag is unknown, or it is about
                 another prompt
     """
@@ -79,8 +81,7 @@ def rate(
         prompt=None if prompt is None else _checked_prompt(prompt, usage),
         preferred_over=preferred_over,
     )
-    store.add_feedback(feedback)
-    return feedback
+    return store.add_feedback(feedback, unless_since=unless_since)
 
 
 def prompt_text(prompt: Any) -> str:

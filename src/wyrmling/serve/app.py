@@ -21,7 +21,7 @@ from wyrmling.serve.limits import Limits
 from wyrmling.serve.metrics import CONTENT_TYPE
 from wyrmling.serve.openai import ApiError, FeedbackRequest
 from wyrmling.serve.responses import FeedbackReceipt
-from wyrmling.serve.service import Front, Handler, Service, answering, read
+from wyrmling.serve.service import Front, Handler, Service, answering, read, sent_before
 
 
 async def feedback(service: Front, request: Request) -> Response:
@@ -45,6 +45,7 @@ async def feedback(service: Front, request: Request) -> Response:
             key_id=request.state.caller.key_id,
             labels=loaded.labels if loaded is not None and loaded.job == "classify" else None,
             tags=loaded.tags if loaded is not None and loaded.job == "tag" else None,
+            unless_since=sent_before(request),
         )
     except UnknownAnswer as error:
         raise ApiError(404, f"{error.what}; {error.fix}", code="answer_not_found", param=error.param) from None

@@ -19,7 +19,7 @@ from wyrmling.core.store import now
 from wyrmling.core.tables import File
 from wyrmling.serve.openai import ApiError, unsupported
 from wyrmling.serve.paging import limit_of, page_of, query_of
-from wyrmling.serve.service import BODY_SECONDS, Service, too_large, too_slow
+from wyrmling.serve.service import BODY_SECONDS, Service, sent_before, too_large, too_slow
 from wyrmling.serve.workshop import Workshop, new_file_id
 
 PURPOSES = ("fine-tune", "batch", "user_data", "evals", "assistants", "vision")
@@ -28,8 +28,6 @@ LEAST_SECONDS, MOST_SECONDS = 3600, 30 * 24 * 3600
 # Beside the file itself a form has a few short fields.
 FORM_BYTES = 10_000
 MAX_NAME = 1000
-# A client that heard no answer sends the same file again within this time.
-RETRY_SECONDS = 600.0
 CHUNK_BYTES = 1 << 20
 
 
@@ -102,17 +100,6 @@ def wire(file: File) -> dict[str, Any]:
 def seconds_of(time: str) -> int:
     """A time of the database as seconds since 1970."""
     return int(datetime.fromisoformat(time).timestamp())
-
-
-def retried(request: Request) -> bool:
-    """Whether the official client sends this again because it heard no answer."""
-    count = request.headers.get("x-stainless-retry-count", "0")
-    return count.isascii() and count.isdigit() and int(count[:9]) > 0
-
-
-def lately() -> str:
-    """The time from which something made before a retry is looked for."""
-    return (datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)).isoformat(timespec="microseconds")
 
 
 def _find(service: Service, request: Request) -> File:
@@ -190,7 +177,8 @@ def _keep(workshop: Workshop, upload: UploadFile, purpose: str, expires: str | N
         with path.open("xb") as target:
             size, sha256 = _copy(upload.file, target)
         name = "".join(sign for sign in upload.filename or "upload" if sign.isprintable())[:MAX_NAME]
-        if retried(request) and (same := uploads.same(sha256, name, purpose, key_id, lately())) is not None:
+        since = sent_before(request)
+        if since is not None and (same := uploads.same(sha256, name, purpose, key_id, since)) is not None:
             path.unlink()
             return same
         file = File(file_id, key_id, name, purpose, size, sha256, expires, now())

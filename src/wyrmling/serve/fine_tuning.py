@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from wyrmling.core.tables import Job, JobEvent
 from wyrmling.serve import job_project
-from wyrmling.serve.files import lately, retried, seconds_of
+from wyrmling.serve.files import seconds_of
 from wyrmling.serve.openai import ApiError, Wire, unsupported
 from wyrmling.serve.paging import limit_of, page_of, query_of
-from wyrmling.serve.service import Service, read
+from wyrmling.serve.service import Service, read, sent_before
 from wyrmling.serve.workshop import Workshop
 
 # A job that is told to stop saves its work first; the answer waits so long for it, then says what it is doing.
@@ -70,8 +70,8 @@ async def create(service: Service, request: Request) -> Response:
     if base.loaded.job not in ("generate", "classify"):
         raise ApiError(400, f"{body.model} can't be fine-tuned here", code="unsupported_model", param="model")
     asked = body.model_dump(mode="json", exclude_none=True)
-    if retried(request):
-        for job in await run_in_threadpool(workshop.jobs.since, caller.key_id, lately()):
+    if (since := sent_before(request)) is not None:
+        for job in await run_in_threadpool(workshop.jobs.since, caller.key_id, since):
             if job.asked == asked:
                 return JSONResponse(wire(workshop, job))
     if len(await run_in_threadpool(workshop.jobs.unfinished)) >= service.settings.max_queue:

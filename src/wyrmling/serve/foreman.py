@@ -18,6 +18,8 @@ from wyrmling.serve.workshop import Workshop
 
 LOOK_SECONDS = 1.0
 EXPIRY_SECONDS = 600.0
+# An upload that no row names after so long will not get one.
+LOST_SECONDS = 24 * 3600.0
 # A job whose worker was lost so often is given up: something in it kills them.
 MAX_ATTEMPTS = 5
 
@@ -58,6 +60,7 @@ class Foreman:
                 if time.monotonic() >= self._next_expiry:
                     self._next_expiry = time.monotonic() + EXPIRY_SECONDS
                     expire(self._workshop.store, self._workshop.project.settings.feedback.keep_days)
+                    self._workshop.uploads.delete_lost(LOST_SECONDS)
             except Exception:
                 # The edge of the thread: the database may be locked or away for a moment.
                 _log.exception("the foreman could not look at the jobs")

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -41,6 +42,8 @@ Handler = Callable[[Any, Request], Awaitable[Response]]
 
 # How long a client may take to send a request that is not a file.
 BODY_SECONDS = 60.0
+# A client that heard no answer sends the same again within this time.
+RETRY_SECONDS = 600.0
 
 _log = logging.getLogger("wyrmling.serve")
 
@@ -317,6 +320,16 @@ async def body_of(request: Request) -> bytes:
     except TimeoutError:
         raise too_slow(BODY_SECONDS) from None
     return bytes(body)
+
+
+def sent_before(request: Request) -> str | None:
+    """For a request that the official client sends again because it heard no answer: since when its first one may have
+    been served. None for a request that is new.
+    """
+    count = request.headers.get("x-stainless-retry-count", "0")
+    if not (count.isascii() and count.isdigit() and int(count[:9]) > 0):
+        return None
+    return (datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS)).isoformat(timespec="microseconds")
 
 
 def too_large(limit: int) -> ApiError:
