@@ -88,6 +88,13 @@ def test_an_unknown_model_says_what_there_is(tmp_path):
     assert "wyrmling run" in fails("chat", "--project", folder, "--model", "nobody", "--message", "hi", code=2)
 
 
+@pytest.mark.parametrize("there", ["{}/nowhere", "nowhere"])
+def test_a_model_that_is_not_there_is_named_also_without_a_project(tmp_path, there):
+    asked = there.format(tmp_path)
+    done = wyrmling("suite", "blimp", "--model", asked, "--data", tmp_path, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and f"there is no model folder {asked}" in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["serve", "classify", "export"])
 def test_settings_reach_the_verbs_that_also_work_without_a_project(tmp_path, verb):
     folder = project(tmp_path, "text,label\na,x\nb,y\n")

@@ -53,6 +53,12 @@ def folder_of(path: Path) -> Path | None:
     return next((one for one in (path, path / "model") if (one / CONFIG).is_file() or is_remote(one)), None)
 
 
+def is_path(reference: str) -> bool:
+    """Whether this can only be meant as a folder: it is there, or no name looks so."""
+    path = Path(reference).expanduser()
+    return path.exists() or path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") > 1
+
+
 def is_remote(folder: Path) -> bool:
     """Whether the model of a folder is behind an API."""
     return (folder / REMOTE).is_file()

@@ -15,17 +15,20 @@ from wyrmling.core.store import ModelRecord, Store
 def project_of(home: Home, reference: str) -> Project | None:
     """The project to look a model up in: the one named, else the nearest upward, else none for a plain folder.
 
-    Raises   UsageError when `reference` is a name and there is no project to look it up in, or settings are given for
-             a project that there is not
+    Raises   UsageError when `reference` means nothing without a project, or settings are given for one that there
+             is not
     """
     try:
         return home.project()
-    except UsageError:
+    except UsageError as error:
         if home != Home():
             raise
-        if where.folder_of(Path(reference)) is not None or where.is_hub_id(reference, Path.cwd()):
+        if where.is_path(reference) or where.is_hub_id(reference, Path.cwd()):
             return None
-        raise
+        raise UsageError(
+            f"there is no model folder {reference}, and no project here that could have a model of that name",
+            fix="correct the path, or say whose model it is: --project DIR",
+        ) from error
 
 
 def resolve(project: Project | None, reference: str, *, whole: bool = True, remote: bool = False) -> Path:
