@@ -100,7 +100,8 @@ class Adapters:
             to_nf4(self.model, paths)
         elif dtype is not None:
             for path in paths:
-                self.model.get_submodule(path).to(dtype)
+                for parameter in self.model.get_submodule(path).parameters():
+                    parameter.data = parameter.data.to(dtype)
 
     def add(self, name: str, design: Design, *, seed: int, head: bool) -> None:
         """A new adapter, in use and to be trained; the model answers as before until it is.

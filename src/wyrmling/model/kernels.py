@@ -25,6 +25,13 @@ def even_size(rows: int) -> int:
     return -(-rows // step) * step
 
 
+def even_rows(x_RI: Tensor) -> Tensor:
+    """With rows of zeros up to such a size, where a product of it would else be one of a size that seldom comes again."""
+    if x_RI.device.type != "cpu" or not (x_RI.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+        return x_RI
+    return F.pad(x_RI, (0, 0, 0, even_size(len(x_RI)) - len(x_RI)))
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

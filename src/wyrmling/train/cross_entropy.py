@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wyrmling.model.kernels import even_size
+from wyrmling.model.kernels import even_rows
 
 # Rows whose logits exist at one time: 512 x 32,768 float32 logits are 64 MiB.
 CHUNK_ROWS = 512
@@ -66,7 +66,7 @@ class _ChunkedNats(torch.autograd.Function):
         nats_N = hidden_ND.new_empty(len(targets_N), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         for start in range(0, len(targets_N), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            hidden = _even(hidden_ND[rows].to(compute))
+            hidden = even_rows(hidden_ND[rows].to(compute))
             logits, _ = _logits(hidden, weight, bias_V, cap, len(targets_N[rows]))
             nats_N[rows] = logits.logsumexp(dim=-1) - logits.gather(1, targets_N[rows, None])[:, 0]
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V)
@@ -82,14 +82,14 @@ class _ChunkedNats(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V, dtype=grad_N.dtype) if ctx.needs_input_grad[3] else None
         for start in range(0, len(targets_N), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            hidden, targets = _even(hidden_ND[rows].to(ctx.compute)), targets_N[rows]
+            hidden, targets = even_rows(hidden_ND[rows].to(ctx.compute)), targets_N[rows]
             logits, slope = _logits(hidden, weight, bias_V, ctx.cap, len(targets))
             logits = logits.softmax(dim=-1)
             logits[torch.arange(len(targets), device=targets.device), targets] -= 1
             if slope is not None:
                 logits.mul_(slope)
             logits.mul_(grad_N[rows, None])
-            grad_logits = _even(logits.to(ctx.compute))
+            grad_logits = even_rows(logits.to(ctx.compute))
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad_logits @ weight)[: len(targets)]
             if grad_weight is not None:
@@ -128,7 +128,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets_N), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             targets = targets_N[rows]
-            hidden = _even(hidden_ND[rows].to(compute))
+            hidden = even_rows(hidden_ND[rows].to(compute))
             logits, slope = _logits(hidden, weight, bias_V, cap, len(targets))
             logsumexp = logits.logsumexp(dim=-1)
             loss += (logsumexp - (1 - smoothing) * logits.gather(1, targets[:, None])[:, 0]).sum()
@@ -143,7 +143,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits -= smoothing / logits.shape[-1]
             if slope is not None:
                 logits.mul_(slope)
-            grad_logits = _even(logits.to(compute))
+            grad_logits = even_rows(logits.to(compute))
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad_logits @ weight)[: len(targets)]
             if grad_weight is not None:
@@ -166,13 +166,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _even(rows: Tensor) -> Tensor:
-    """With rows of zeros up to a number of rows that other batches have too, where kernels are kept for each."""
-    if rows.dtype != torch.bfloat16 or rows.device.type != "cpu":
-        return rows
-    return F.pad(rows, (0, 0, 0, even_size(len(rows)) - len(rows)))
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
