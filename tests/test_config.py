@@ -53,6 +53,8 @@ def test_the_shortest_project_is_a_name_a_task_and_a_source(tmp_path):
         (SMALL.replace('"classify"', '"clasify"'), r'objective\.task = "clasify"'),
         (SMALL.replace('path = "tickets.csv"', 'url = "sqlite:///x.db"'), "url and query belong together"),
         ('name = "x"\n[objective]\ntask = "chat"\n', "data: required setting is missing"),
+        ('name="x"\n[[data.sources]]\npath="a"\n', r"data\.sources: .* \[data\.sources\.NAME\], not"),
+        (SMALL + '[train]\nobjective="causal"\n', r"train: .* \[\[train\]\], not"),
         (SMALL + "[tokenizer]\nvocab_size = true\n", r"tokenizer\.vocab_size = true"),
     ],
 )

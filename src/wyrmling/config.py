@@ -393,7 +393,7 @@ class TrainStep(Section):
     head_lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the output matrix. None: in a derived ratio to lr."""
     scalar_lr: float | None = Field(default=None, gt=0)
-    """Peak learning rate of norms and biases. None: that of the output matrix."""
+    """Peak learning rate of norms and biases. None: that of the output matrix; of a ready model, lr."""
     schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
     """How the learning rate falls: wsd (warm up, hold, decay), cosine, linear or constant."""
     warmup: float = Field(default=0.05, ge=0, le=1)
@@ -867,6 +867,11 @@ def _explain(problem: Any, raw: dict[str, Any]) -> str:
         return f"{name}: unknown setting" + (f", did you mean {prefix}{near[0]}?" if near else "")
     if problem["type"] == "missing":
         return f"{name}: required setting is missing"
+    # The two ways of TOML to write several tables are easily taken for each other.
+    if problem["type"] == "dict_type" and isinstance(problem["input"], list):
+        return f"{name}: one table for each, [{name}.NAME], not [[{name}]]"
+    if problem["type"] == "tuple_type" and isinstance(problem["input"], dict):
+        return f"{name}: a list of tables, [[{name}]], not [{name}]"
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {text}" if name else text

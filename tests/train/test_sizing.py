@@ -209,6 +209,16 @@ def test_rates_of_groups_are_derived_or_as_asked() -> None:
     assert not any(name in chosen.reasons for name in names)
 
 
+def test_norms_of_a_ready_model_move_no_faster_than_its_matrices() -> None:
+    shape = derive_model(settings("classify"), (step("classify"),), STORIES)
+    fresh, ready = (
+        derive_step(settings("classify"), step("classify"), shape, STORIES, scratch=scratch, first=True)
+        for scratch in (True, False)
+    )
+    assert fresh.scalar_lr == fresh.head_lr
+    assert ready.scalar_lr == ready.lr < ready.head_lr
+
+
 def test_an_optimizer_for_gpus_is_refused_on_a_cpu() -> None:
     asked = settings("complete")
     shape = derive_model(asked, (step("causal"),), STORIES)

@@ -47,10 +47,14 @@ def evaluate(project: Project, known: Known, shape: Shape, pricing: Pricing) -> 
 
 
 def few_shot(known: Known, shape: Shape, pricing: Pricing) -> Forecast:
-    """Answering the test rows by a model that is shown some rows before each; the weights are those of 4 bytes."""
+    """Answering the test rows by a model that is shown some rows before each; the weights are those of 4 bytes.
+
+    An encoder, which has no prompt, reads every row once and looks up the nearest.
+    """
     rows = sum(source.rows for source in known.facts.sources)
     length = sum(source.tokens for source in known.facts.sources) / max(1, rows)
-    tokens = known.test_rows * min(shape.context, (SHOTS + 1) * length)
+    prompted = known.test_rows * min(shape.context, (SHOTS + 1) * length)
+    tokens = prompted if shape.causal else (rows + known.test_rows) * min(shape.context, length)
     rates = hardware.rates(known.facts.device)
     seconds = EVALUATE_START + MATMUL * 2 * shape.parameters * tokens / rates.float32
     return pricing.forecast(seconds / 60, BASE_GB[known.facts.device] + 4 * shape.parameters / 1e9, BAND)

@@ -63,11 +63,9 @@ def _suggested(project: Project) -> tuple[str, Shape | None, str]:
 
 
 def _few_shot(name: str, base: Shape, known: Known, pricing: Pricing) -> Way:
-    if not base.causal:
-        return Way("few-shot", name, None, "only a model that writes text can be shown examples")
-    shots = stage_costs.SHOTS
     cost = stage_costs.few_shot(known, base, pricing)
-    return Way("few-shot", name, cost, f"no training; {shots} examples before each of {known.test_rows:,} test rows")
+    how = f"{stage_costs.SHOTS} examples before each of" if base.causal else "the nearest training rows for"
+    return Way("few-shot", name, cost, f"no training; {how} {known.test_rows:,} test rows")
 
 
 def _trained(project: Project, known: Known, base: Shape, method: TrainMethod, pricing: Pricing) -> Forecast:

@@ -366,12 +366,14 @@ def _learning_rates(
         base, reason = base * method.rate, f"{reason}; {method.reason}"
     lr = step.lr or base
     head = step.head_lr or lr * ratio_head
-    rates = Rates(lr, step.embedding_lr or lr * ratio_embedding, head, step.scalar_lr or head)
+    # Norms and biases that are already good must not run ahead of the matrices between them, as a new head may.
+    fresh = optimizer == "muon" or (first and scratch)
+    rates = Rates(lr, step.embedding_lr or lr * ratio_embedding, head, step.scalar_lr or (head if fresh else lr))
     reasons = {
         "lr": reason,
         "embedding_lr": f"{ratio_embedding:g} times lr" + (": it is the output matrix too" if shape.tied else ""),
         "head_lr": f"{ratio_head:g} times lr",
-        "scalar_lr": "that of the output matrix",
+        "scalar_lr": "that of the output matrix" if fresh else "lr: they are already good",
     }
     why |= {name: text for name, text in reasons.items() if getattr(step, name) is None}
     return rates
