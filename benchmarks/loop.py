@@ -1,11 +1,11 @@
 """The whole loop on support-desk: serve, replay messages with corrections over HTTP, accept, retrain, roll back.
 
-    python benchmarks/loop.py --per-label 20 --folder DIR
-    python benchmarks/loop.py --per-label 20 --folder DIR --wrong 0.3
+    python benchmarks/loop.py --per-label 20 --wrong 0 0.3
 
 300 messages are held out of the shipped training file (Banking77), the champion learns from the rest (from --per-label
 of each intent at most). A user confirms each right answer and corrects each wrong one; with --wrong that share of the
-messages gets a random other label instead. Everything goes through the command line and HTTP, as in production.
+messages gets a random other label instead; of several shares each begins with the same champion. Everything goes
+through the command line and HTTP, as in production.
 """
 
 from __future__ import annotations
@@ -180,7 +180,9 @@ def main() -> None:
     parser.add_argument("--per-label", type=int, help="training messages of each intent at most; all without")
     parser.add_argument("--intents", type=int, help="only so many of the 77 intents")
     parser.add_argument("--messages", type=int, default=300)
-    parser.add_argument("--wrong", type=float, default=0.0, help="share of the messages that get a wrong correction")
+    parser.add_argument(
+        "--wrong", type=float, nargs="+", default=[0.0], help="shares of the messages that get a wrong correction"
+    )
     parser.add_argument("--accept", default="macro_f1 >= 0.5", help="the project's objective")
     parser.add_argument("--folder", type=Path, help="where to work; the champion of an earlier call is found there")
     options = parser.parse_args()
@@ -189,13 +191,20 @@ def main() -> None:
     messages = make_project(first_project, options.per_label, options.intents, options.messages, options.accept)
     first, seconds = wyrmling(first_project, "run", codes=(0, 3, 4))
     print(f"champion {first['model']}: macro F1 {first['summary']['score']['value']:.4f}, {seconds:.0f} s", flush=True)
-    shutil.rmtree(project, ignore_errors=True)
-    shutil.copytree(first_project, project)
     if first["verdict"]["status"] != "PASS":
-        wyrmling(project, "models", "promote", first["model"])
+        wyrmling(first_project, "models", "promote", first["model"])
+    for wrong in options.wrong:
+        shutil.rmtree(project, ignore_errors=True)
+        shutil.copytree(first_project, project)
+        print(f"\n{wrong:.0%} wrong corrections", flush=True)
+        go_round(project, messages, wrong)
+
+
+def go_round(project: Path, messages: list[Row], wrong: float) -> None:
+    """Serve, replay, accept, retrain, and go back when it promoted."""
     with served(project) as address:
         started = time.monotonic()
-        said = replay(address, messages, options.wrong)
+        said = replay(address, messages, wrong)
         print(f"replayed {len(messages)}: {said}, {time.monotonic() - started:.1f} s", flush=True)
         wyrmling(project, "feedback", "accept", "--all")
         with traffic(address, messages) as failures:

@@ -27,6 +27,16 @@ from wyrmling.core.tables import ALIASES, SCOPES, Alias, ApiKey, Feedback, Forec
 __all__ = ["ApiKey", "Feedback", "ForecastRecord", "ModelRecord", "Store", "Usage", "folder_digest", "now"]
 
 
+# What every secret begins with.
+KEY_PREFIX = "sk-"
+# Written once: making a statement costs more than SQLite needs to run it, and these are part of every request.
+_NEW_USAGE = tables.usage.insert()
+_KEYS_LIKE = sa.select(tables.keys).where(
+    tables.keys.c.prefix == sa.bindparam("start"), tables.keys.c.revoked.is_(None)
+)
+_ANY_KEY = sa.select(tables.keys.c.id).limit(1)
+
+
 def folder_digest(folder: Path) -> str:
     """sha256 over the names and bytes of every file in `folder`: what a model version is identified by.
 
@@ -265,7 +275,7 @@ class Store:
     def add_usage(self, usage: Usage) -> None:
         """Keep one answered request."""
         with self.writing() as connection:
-            connection.execute(tables.usage.insert().values(asdict(usage)))
+            connection.execute(_NEW_USAGE, dict(vars(usage)))
 
     def usage(
         self,
@@ -348,7 +358,7 @@ class Store:
         for limit in (requests_per_minute, tokens_per_minute, usd_per_month):
             if limit is not None and limit <= 0:
                 raise UsageError(f"a limit of {limit} lets nothing through", fix="use a limit above 0, or none")
-        secret = "sk-" + secrets.token_urlsafe(32)
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(
             id=f"key-{secrets.token_hex(8)}", name=name, prefix=secret[:10], created=now(), revoked=None,
             scopes=tuple(scope for scope in SCOPES if scope in scopes), expires=expires,
@@ -365,13 +375,16 @@ class Store:
             return None
         digest = _sha256(secret)
         with self.reading() as connection:
-            rows = connection.execute(
-                sa.select(tables.keys).where(tables.keys.c.prefix == secret[:10], tables.keys.c.revoked.is_(None))
-            ).all()
+            rows = connection.execute(_KEYS_LIKE, {"start": secret[:10]}).all()
         for row in rows:
             if hmac.compare_digest(row.sha256, digest) and (key := _api_key(row)).valid:
                 return key
         return None
+
+    def has_keys(self) -> bool:
+        """Whether a key was ever made."""
+        with self.reading() as connection:
+            return connection.execute(_ANY_KEY).first() is not None
 
     def list_keys(self) -> list[ApiKey]:
         """Every key, revoked ones included, oldest first."""

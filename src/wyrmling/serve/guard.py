@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from wyrmling.core.errors import BadSetting
-from wyrmling.core.store import Store
+from wyrmling.core.store import KEY_PREFIX, Store
 from wyrmling.core.tables import ApiKey, Scope
 from wyrmling.serve import widget
 from wyrmling.serve.access import AccessLog
@@ -165,11 +165,15 @@ class Guard:
             raise ApiError(400, f"this server does not answer as {name[:100]!r}", code="invalid_host")
 
     def _check_key(self, scope: Connection) -> ApiKey | None:
-        if scope["path"] in PUBLIC or (self.loopback and not self.store.list_keys()):
+        if scope["path"] in PUBLIC:
             return None
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
-        key = self.store.check_key(secret.strip()) if scheme.lower() == "bearer" else None
+        secret = secret.strip()
+        looked_up = scheme.lower() == "bearer" and secret.startswith(KEY_PREFIX)
+        key = self.store.check_key(secret) if looked_up else None
         if key is None:
+            if self.loopback and not self.store.has_keys():
+                return None
             raise ApiError(
                 401,
                 "a valid API key is needed, sent as: Authorization: Bearer sk-...",

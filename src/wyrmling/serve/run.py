@@ -224,7 +224,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the doors, then say so."""
         await super().startup(sockets)
-        needs_key = bool(self._service.store.list_keys())
+        needs_key = self._service.store.has_keys()
         say(f"listening on {self._address}; stop with Ctrl-C")
         line = curl_line(self._service.name, self._service.example, self._address, needs_key=needs_key)
         print(line, flush=True)

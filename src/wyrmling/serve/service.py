@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -205,6 +206,15 @@ class Service:
             self.foreman.wake()
 
 
+class PromptFacts(NamedTuple):
+    """What a usage record says of a prompt."""
+
+    text: str
+    sha256: str
+    chars: int
+    sketch: bytes | None
+
+
 @dataclass
 class Asked(Generic[Fronts]):
     """One request while it is answered: its events as they come, and the usage row at the end."""
@@ -240,6 +250,8 @@ class Asked(Generic[Fronts]):
 
     async def events(self, *, patience_seconds: float | None = None) -> AsyncIterator[list[Event]]:
         """What the engine says, step by step; an empty list when it says nothing for so long. Too late is an error."""
+        # While the model works rather than after it.
+        _ = self.facts
         limit = self.service.settings.timeout_seconds
         while (left := self.arrived + limit - time.monotonic()) > 0:
             try:
@@ -247,6 +259,13 @@ class Asked(Generic[Fronts]):
             except TimeoutError:
                 yield []
         yield [timed_out(limit)]
+
+    @cached_property
+    def facts(self) -> PromptFacts:
+        """Of the prompt, for the record."""
+        text, texts = prompt_text(self.prompt), list(texts_of(self.prompt))
+        sketched = sketch(texts) if self.service.feedback.sketches else None
+        return PromptFacts(text, prompt_hash(text), sum(map(len, texts)), sketched)
 
     async def record(self, *, prompt_tokens: int, completion_tokens: int, finish: str, answer: str) -> None:
         """Write the usage row. Comes before the end of the answer, so that feedback finds it."""
@@ -271,9 +290,7 @@ class Asked(Generic[Fronts]):
         self.recorded = True
         tokens = prompt_tokens + completion_tokens
         self.caller.spend(tokens, {"answer": self.id, "model": service.name, "tokens": tokens, "finish": finish})
-        text = prompt_text(self.prompt)
-        texts = list(texts_of(self.prompt))
-        logs = service.settings.log_prompts
+        logs, facts = service.settings.log_prompts, self.facts
         return Usage(
             id=self.id,
             endpoint=self.endpoint,
@@ -284,18 +301,18 @@ class Asked(Generic[Fronts]):
             latency_ms=seconds * 1000,
             wh=joules / 3600,
             finish_reason=finish,
-            prompt_sha256=prompt_hash(text),
+            prompt_sha256=facts.sha256,
             key_id=self.caller.key_id,
             usd=service.tariff.usd(busy_seconds, joules / 3.6e6),
-            prompt=text if logs else None,
+            prompt=facts.text if logs else None,
             answer=answer if logs else None,
             user=None if self.caller.user is None else pseudonym(self.caller.user),
             items=self.items,
-            chars=sum(map(len, texts)),
+            chars=facts.chars,
             labels=self.labels,
             confidence=self.confidence,
             formatted=self.formatted,
-            sketch=sketch(texts) if service.feedback.sketches else None,
+            sketch=facts.sketch,
         )
 
 
