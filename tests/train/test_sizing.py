@@ -165,11 +165,11 @@ def test_a_memory_budget_makes_the_micro_batches_smaller_and_nothing_else() -> N
     assert replace(bound, micro_batch_tokens=free.micro_batch_tokens, reasons=free.reasons) == free
 
 
-def method(name: str, objective: str = "classify", **changes: object) -> Derived:
-    """The numbers of a step with this method on a base model that somebody else trained."""
+def method(name: str, objective: str = "classify", *, scratch: bool = False, **changes: object) -> Derived:
+    """The numbers of a step with this method on a base model that somebody else trained, or on our own."""
     shape, _ = sizes(BANKING77, objective)
     one = step(objective, method=name, **changes)
-    return derive_step(settings("classify", base="b"), one, shape, BANKING77, scratch=False, first=True)
+    return derive_step(settings("classify", base="b"), one, shape, BANKING77, scratch=scratch, first=not scratch)
 
 
 def test_low_rank_corrections_learn_ten_times_faster_and_a_new_head_as_ever() -> None:
@@ -191,9 +191,11 @@ def test_a_low_rank_step_on_our_own_model_has_no_muon_unless_asked() -> None:
 def test_a_probe_takes_large_steps_many_passes_and_no_noise() -> None:
     full, probe = method("full"), method("probe")
     rows = probe.batch_tokens / (152_908 / 9436)
-    assert 1000 < rows < 1050 and probe.token_noise == 0 < full.token_noise
+    assert 1000 < rows < 1050
     passes = [one.steps * one.batch_tokens for one in (full, probe)]
     assert passes[1] == pytest.approx(10 * passes[0], rel=0.01)
+    own, own_probe = method("full", scratch=True), method("probe", scratch=True)
+    assert own_probe.token_noise == 0 < own.token_noise
     # hidden words are what the masked objective is about
     assert method("probe", "masked").token_noise > 0
 
@@ -209,7 +211,7 @@ def test_rates_of_groups_are_derived_or_as_asked() -> None:
     assert not any(name in chosen.reasons for name in names)
 
 
-def test_norms_of_a_ready_model_move_no_faster_than_its_matrices() -> None:
+def test_norms_of_a_ready_model_move_no_faster_than_its_matrices_and_no_word_is_hidden() -> None:
     shape = derive_model(settings("classify"), (step("classify"),), STORIES)
     fresh, ready = (
         derive_step(settings("classify"), step("classify"), shape, STORIES, scratch=scratch, first=True)
@@ -217,6 +219,7 @@ def test_norms_of_a_ready_model_move_no_faster_than_its_matrices() -> None:
     )
     assert fresh.scalar_lr == fresh.head_lr
     assert ready.scalar_lr == ready.lr < ready.head_lr
+    assert ready.token_noise == 0 < fresh.token_noise
 
 
 def test_an_optimizer_for_gpus_is_refused_on_a_cpu() -> None:

@@ -313,7 +313,7 @@ def derive_step(
         warmup_steps=_warmup_steps(step, steps, why),
         decay_steps=max(1, round(step.decay * steps)),
         dropout=dropout,
-        token_noise=_token_noise(step, why),
+        token_noise=_token_noise(step, scratch, why),
         evaluate_every=step.evaluate_every or max(1, math.ceil(steps / 10)),
         reasons=why,
     )
@@ -453,10 +453,11 @@ def _dropout(step: TrainStep, why: dict[str, str]) -> float:
     return value
 
 
-def _token_noise(step: TrainStep, why: dict[str, str]) -> float:
+def _token_noise(step: TrainStep, scratch: bool, why: dict[str, str]) -> float:
+    """Share of hidden tokens. A ready model has seen enough words; hiding some of them costs it accuracy."""
     if step.objective == "masked":
         return step.mask_rate
-    if step.objective in ("classify", "tag") and METHODS[step.method].noise:
+    if scratch and step.objective in ("classify", "tag") and METHODS[step.method].noise:
         why["token_noise"] = "a tenth of the tokens is hidden while training, so that no single word decides"
         return 0.1
     return 0.0
