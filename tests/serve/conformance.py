@@ -1,6 +1,8 @@
-"""What a client of the OpenAI API does, with the official client as it comes: python conformance.py URL MODEL.
+"""What a client of the OpenAI API does, with the official client as it comes: python conformance.py URL MODEL [JOB].
 
-Runs with the majors 1, 2 and 3 of the client. Prints one line that ends with "ok", or fails.
+Runs with the majors 1, 2 and 3 of the client. Makes a fine-tuning job from pairs of answers, or, as training takes
+long, follows a supervised one that another client has made, and deletes its model in the end; JOB "new" makes that one
+and leaves its model. Prints one line that ends with "ok" and the job's id, or fails.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 import openai
 
 URL, MODEL = sys.argv[1:3]
+JOB = sys.argv[3] if len(sys.argv) > 3 else None
 client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True)
 WORDS = (
     "tea",
@@ -51,6 +54,17 @@ def examples(count: int, seed: int = 0) -> bytes:
     lines = [
         json.dumps({"messages": [{"role": r, "content": c} for r, c in zip(roles, row, strict=True)]}) for row in rows
     ]
+    return "\n".join(lines).encode()
+
+
+def pairs(count: int) -> bytes:
+    draw, lines = random.Random(0), []
+    for number in range(count):
+        question = {"messages": [{"role": "user", "content": f"{' '.join(draw.choices(WORDS, k=5))} {number}"}]}
+        good, bad = (" ".join(draw.choices(words, k=4)) for words in (WORDS[:6], WORDS[6:]))
+        sides = {"preferred_output": good, "non_preferred_output": bad}
+        answers = {name: [{"role": "assistant", "content": text}] for name, text in sides.items()}
+        lines.append(json.dumps({"input": question, **answers}))
     return "\n".join(lines).encode()
 
 
@@ -103,30 +117,41 @@ def finished(job_id: str):
     raise AssertionError(f"{job_id} is still {job.status}")
 
 
-def fine_tune(train: str) -> str:
-    """A job from its making to its model; the model's name."""
+def fine_tune(train: str) -> tuple[str, str]:
+    """A job from its making to its model; its id and the model's name."""
     jobs = client.fine_tuning.jobs
-    hyperparameters = {"n_epochs": 3, "batch_size": 16, "learning_rate_multiplier": 2.0}
-    job = jobs.create(
-        model=MODEL, training_file=train, suffix="tea", seed=7, metadata={"team": "a b"},
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
-    )  # fmt: skip
-    assert job.status == "validating_files" and job.fine_tuned_model is None
+    if JOB in (None, "new"):
+        method = "supervised" if JOB else "dpo"
+        hyperparameters = {"n_epochs": 3, "batch_size": 16, "learning_rate_multiplier": 2.0}
+        if method == "dpo":
+            train = client.files.create(file=("pairs.jsonl", pairs(60)), purpose="fine-tune").id
+            hyperparameters = {"n_epochs": 3, "beta": 0.5}
+        job = jobs.create(
+            model=MODEL, training_file=train, suffix="tea", seed=7, metadata={"team": "a b"},
+            method={"type": method, method: {"hyperparameters": hyperparameters}},
+        )  # fmt: skip
+        assert job.status == "validating_files" and job.fine_tuned_model is None
+    else:
+        job = jobs.retrieve(JOB)
     other = jobs.create(model=MODEL, training_file=train, hyperparameters={"n_epochs": 50})
-    assert jobs.cancel(other.id).status == "cancelled", "it waits for the first one"
-    assert [found.id for found in jobs.list(limit=1)][:2] == [other.id, job.id]
+    assert jobs.cancel(other.id).status == "cancelled"
+    assert next(found.id for found in jobs.list(limit=1)) == other.id
     assert next(iter(jobs.list(extra_query={"metadata[team]": "a b"}))).id == job.id
     job = finished(job.id)
     assert job.status == "succeeded", job.error
     assert (job.seed, job.trained_tokens > 0, job.finished_at >= job.created_at) == (7, True, True)
-    assert job.method.supervised.hyperparameters.batch_size == 16
+    if job.method.type == "dpo":
+        assert job.method.dpo.hyperparameters.beta == 0.5
+    else:
+        assert job.method.supervised.hyperparameters.batch_size == 16
     events = list(jobs.list_events(job.id, limit=10))
     assert len({event.id for event in events}) == len(events) > 10
     assert events[-1].message.startswith("Created") and job.fine_tuned_model in events[0].message
     losses = [
         event.data["train_loss"] for event in events[::-1] if event.type == "metrics" and "train_loss" in event.data
     ]
-    assert losses[-1] < losses[0] - 1, "it has learned"
+    # The loss of a preference begins at log 2.
+    assert losses[-1] < losses[0] - (0.05 if job.method.type == "dpo" else 1), f"it has learned: {losses}"
     said = {name: data for event in events for name, data in (event.data or {}).items()}
     assert said["kept"] == 60 and said["cost"]["usd"] > 0 and said["forecast"]["minutes"]["value"] > 0
     checkpoint = next(iter(jobs.checkpoints.list(job.id)))
@@ -137,7 +162,7 @@ def fine_tune(train: str) -> str:
     )
     same = client.chat.completions.create(model=job.fine_tuned_model, messages=HELLO, max_tokens=4, temperature=0)
     assert answer.choices[0].message == same.choices[0].message
-    return job.fine_tuned_model
+    return job.id, job.fine_tuned_model
 
 
 def use(tuned: str) -> None:
@@ -164,6 +189,8 @@ def use(tuned: str) -> None:
         for a, b in zip(one.embedding, two.embedding, strict=True)
     )
     assert asyncio.run(paged()) == [file.id for file in client.files.list()]
+    if JOB == "new":
+        return
     assert client.models.delete(tuned).deleted
     refused(openai.NotFoundError, lambda: client.models.retrieve(tuned), code="model_not_found", param="model")
     refused(openai.NotFoundError, lambda: client.chat.completions.create(**ask), code="model_not_found")
@@ -199,5 +226,6 @@ if __name__ == "__main__":
     training_file = files()
     wrong_jobs(training_file)
     forms()
-    use(fine_tune(training_file))
-    print(f"openai {openai.__version__}: ok")
+    made, tuned = fine_tune(training_file)
+    use(tuned)
+    print(f"openai {openai.__version__}: ok {made}")

@@ -59,14 +59,16 @@ def wait(check: Callable[[], object], seconds: float = 600) -> None:
 CLIENTS = {3: None, 1: ".venv/openai-1.109.1", 2: ".venv/openai-2.54.0"}
 
 
-def converse(address: str, major: int) -> None:
-    """Run the conformance script with a major of the client."""
+def converse(address: str, major: int, *job: str) -> str:
+    """Run the conformance script with a major of the client; the id of its job."""
     folder = CLIENTS[major]
     found = {} if folder is None else {"PYTHONPATH": str(ROOT / folder)}
-    command = [sys.executable, str(Path(__file__).with_name("conformance.py")), f"{address}/v1", "caller"]
+    command = [sys.executable, str(Path(__file__).with_name("conformance.py")), f"{address}/v1", "caller", *job]
     done = subprocess.run(command, env={**os.environ, **found}, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(f"openai {major}.") and done.stdout.endswith(": ok\n")
+    version, _, made = done.stdout.rstrip().partition(": ok ")
+    assert version.startswith(f"openai {major}.") and made.startswith("ftjob-")
+    return made
 
 
 def test_the_official_client_takes_a_file_to_a_model_that_answers(start, kitchen, project) -> None:
@@ -74,9 +76,10 @@ def test_the_official_client_takes_a_file_to_a_model_that_answers(start, kitchen
     with start(
         kitchen.model("caller", "next", chat=True, seed=1, context=1024), project=project, store=store
     ) as server:
-        for major in CLIENTS:
-            converse(server.address, major)
-        job = Jobs(store).page(None, after=None, limit=10, metadata={"team": "a b"})[0][0]
+        made = converse(server.address, 3, "new")
+        assert converse(server.address, 1, made) == made
+        preferred = converse(server.address, 2)
+        job = Jobs(store).find(made)
         tuned = store.resolve(job.registered)
         assert (tuned.verdict, tuned.aliases) == ("PASS", ("champion",)), "the project's own condition was met"
         assert "bpb" in tuned.metrics
@@ -89,6 +92,8 @@ def test_the_official_client_takes_a_file_to_a_model_that_answers(start, kitchen
         settings = config.load(folder).settings
         assert (settings.seed, settings.train[0].epochs, settings.machine.usd_per_hour) == (7, 3.0, 36.0)
         assert settings.train[0].lr and settings.train[0].batch_tokens
+        (step,) = config.load(project.root / "jobs" / preferred).settings.train
+        assert (step.objective, step.preference.loss, step.preference.beta) == ("preference", "dpo", 0.5)
 
 
 def test_a_job_outlives_the_server_and_its_worker(start, kitchen, project) -> None:
@@ -182,7 +187,47 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: bytes, why: str) -> None:
     upload = tmp_path / "upload"
     upload.write_bytes(b'{"prompt": "a", "completion": "b"}\n\n' + line + b"\n")
     with pytest.raises(WyrmlingError, match=f"line 3: .*{why}"):
-        convert(upload, tmp_path / "rows", labels=False)
+        convert(upload, tmp_path / "rows", "conversation")
+
+
+def pair(better: object, worse: object, **asked: object) -> bytes:
+    question = {"messages": [{"role": "user", "content": "tea?"}], **asked}
+    sides = {
+        name: [{"role": "assistant", "content": text}] if isinstance(text, str) else text
+        for name, text in (("preferred_output", better), ("non_preferred_output", worse))
+    }
+    return json.dumps({"input": question, **sides}).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"prompt": "a", "completion": "b"}', "not a preference pair"),
+        (pair("yes", "yes"), "the same"),
+        (pair("yes", []), '"non_preferred_output" is not a list'),
+        (pair([{"role": "user", "content": "yes"}], "no"), "preferred_output is not one message of the assistant"),
+        (pair([{"role": "assistant", "content": "a"}] * 2, "no"), "preferred_output is not one message"),
+        (pair("yes", "no", tools=[{"type": "function"}]), "input.tools"),
+        (pair("yes", "no", messages=[]), '"input.messages" is not a list'),
+    ],
+)
+def test_a_wrong_pair_is_named(tmp_path: Path, line: bytes, why: str) -> None:
+    upload, rows = tmp_path / "upload", tmp_path / "rows"
+    upload.write_bytes(pair("yes", "no") + b"\n\n" + line + b"\n")
+    with pytest.raises(WyrmlingError, match=f"line 3: .*{why}"):
+        convert(upload, rows, "pair")
+    upload.write_bytes(pair("yes", "no"))
+    assert convert(upload, rows, "pair") == 1
+    turns = {name: [turn["content"] for turn in side] for name, side in json.loads(rows.read_text()).items()}
+    assert turns == {"chosen": ["tea?", "yes"], "rejected": ["tea?", "no"]}
+
+
+def test_a_classifier_learns_no_preferences(start, kitchen, project) -> None:
+    with start(kitchen.model("sorter", "classes"), project=project) as server:
+        form = {"files": {"file": ("p.jsonl", pair("a", "b"))}, "data": {"purpose": "fine-tune"}}
+        body = {"model": "sorter", "training_file": server.post("/v1/files", **form).json()["id"]}
+        refused = server.post("/v1/fine_tuning/jobs", body | {"method": {"type": "dpo"}})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "method")
 
 
 def test_rows_are_kept_as_they_were_sent(tmp_path: Path) -> None:
@@ -197,7 +242,7 @@ def test_rows_are_kept_as_they_were_sent(tmp_path: Path) -> None:
     ]
     example = {"messages": messages, "tools": [{"type": "function"}]}
     upload.write_text(json.dumps(example) + '\n{"prompt": "a", "completion": "b"}\n')
-    assert convert(upload, rows, labels=False) == 2
+    assert convert(upload, rows, "conversation") == 2
     kept = [json.loads(line) for line in rows.read_text().splitlines()]
     assert kept[0] == example
     assert kept[1] == {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}

@@ -31,13 +31,22 @@ class Hyperparameters(Wire):
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] | None = None
 
 
+class PreferenceHyperparameters(Hyperparameters):
+    beta: Auto | Annotated[float, Field(gt=0, le=2)] | None = None
+
+
 class Supervised(Wire):
     hyperparameters: Hyperparameters | None = None
 
 
+class Preferred(Wire):
+    hyperparameters: PreferenceHyperparameters | None = None
+
+
 class Method(Wire):
-    type: Literal["supervised"]
+    type: Literal["supervised", "dpo"]
     supervised: Supervised | None = None
+    dpo: Preferred | None = None
 
 
 class JobRequest(Wire):
@@ -69,6 +78,9 @@ async def create(service: Service, request: Request) -> Response:
     base = await service.of(body.model, None, "fine-tuning", caller)
     if base.loaded.job not in ("generate", "classify"):
         raise ApiError(400, f"{body.model} can't be fine-tuned here", code="unsupported_model", param="model")
+    if body.method is not None and body.method.type == "dpo" and base.loaded.job != "generate":
+        message = f"{body.model} labels texts: it learns no preferences"
+        raise ApiError(400, message, code="invalid_value", param="method")
     asked = body.model_dump(mode="json", exclude_none=True)
     if (since := sent_before(request)) is not None:
         for job in await run_in_threadpool(workshop.jobs.since, caller.key_id, since):
@@ -136,7 +148,9 @@ async def resume(service: Service, request: Request) -> Response:
 
 def wire(workshop: Workshop, job: Job) -> dict[str, Any]:
     """The job as the API shows it."""
-    asked = dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto")
+    method = (job.asked.get("method") or {}).get("type", "supervised")
+    numbers = ("n_epochs", "batch_size", "learning_rate_multiplier", *(["beta"] if method == "dpo" else []))
+    asked = dict.fromkeys(numbers, "auto")
     asked |= job_project.hyperparameters(job)
     return {
         "id": job.id,
@@ -157,7 +171,7 @@ def wire(workshop: Workshop, job: Job) -> dict[str, Any]:
         "estimated_finish": None if job.over or job.estimated_finish is None else seconds_of(job.estimated_finish),
         "integrations": [],
         "metadata": job.asked.get("metadata"),
-        "method": {"type": "supervised", "supervised": {"hyperparameters": asked}},
+        "method": {"type": method, method: {"hyperparameters": asked}},
     }
 
 

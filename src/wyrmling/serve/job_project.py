@@ -18,9 +18,16 @@ from wyrmling.core.artifact import write_durably
 from wyrmling.core.errors import WyrmlingError
 from wyrmling.core.tables import Job
 from wyrmling.core.uploads import Uploads
-from wyrmling.serve.training_files import MIN_EXAMPLES, convert
+from wyrmling.serve.training_files import MIN_EXAMPLES, Form, convert
 
 FOLDER = "jobs"
+# The columns of the job's rows, and what is learned from them: preferences by DPO, as long as nothing else is said.
+COLUMNS: dict[Form, tuple[str, ...]] = {
+    "label": ("text", "label"),
+    "conversation": ("messages",),
+    "pair": ("chosen", "rejected"),
+}
+OBJECTIVES: dict[Form, str] = {"label": "classify", "conversation": "sft", "pair": "preference"}
 # The test rows decide whether the gate says yes, so a small file gives more of its rows than a large one.
 WANTED_TEST_ROWS, TEST_SHARE, MOST_TEST_SHARE = 10, 0.1, 0.4
 
@@ -58,6 +65,13 @@ def labels_texts(job: Job) -> bool:
     return about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("head") == "classes"
 
 
+def form_of(job: Job) -> Form:
+    """What a row of the job is."""
+    if (job.asked.get("method") or {}).get("type") == "dpo":
+        return "pair"
+    return "label" if labels_texts(job) else "conversation"
+
+
 def write_rows(project: Project, job: Job, uploads: Uploads) -> int:
     """The rows of the uploaded files, in the job's folder; how many there are to learn from.
 
@@ -75,7 +89,7 @@ def write_rows(project: Project, job: Job, uploads: Uploads) -> int:
         if upload is None:
             raise WyrmlingError(f"the file {file_id} is gone", where=param)
         try:
-            rows = convert(uploads.path(upload.id), folder / f"{name}.jsonl", labels=labels_texts(job), least=least)
+            rows = convert(uploads.path(upload.id), folder / f"{name}.jsonl", form_of(job), least=least)
         except WyrmlingError as error:
             raise WyrmlingError(f"{file_id}: {error.what}", where=param, fix=error.fix) from error
         count = rows if name == "training" else count
@@ -88,15 +102,15 @@ def write_project(project: Project, job: Job, rows: int, derived: dict[str, Any]
     rows      how many there are to learn from
     derived   {lr, tokens_per_row} of the plan, which multipliers and row counts of the request refer to
     """
-    labels = labels_texts(job)
-    columns = {"text": "text", "label": "label"} if labels else {"messages": "messages"}
+    form = form_of(job)
+    columns = {name: name for name in COLUMNS[form]}
     sources = {"training": {"path": "training.jsonl", **columns}}
     split: dict[str, Any] = {"test": min(MOST_TEST_SHARE, max(TEST_SHARE, WANTED_TEST_ROWS / max(1, rows)))}
     if job.asked.get("validation_file") is not None:
         sources["validation"] = {"path": "validation.jsonl", "split": "test", **columns}
         split = {}
     settings = project.settings
-    task = "classify" if labels else "chat"
+    task = "classify" if form == "label" else "chat"
     content = {
         "name": registry_name(job),
         "seed": seed(job),
@@ -113,7 +127,7 @@ def write_project(project: Project, job: Job, rows: int, derived: dict[str, Any]
             "split": split,
         },
         "model": {"base": job.base},
-        "train": [_step(job, labels, derived)],
+        "train": [_step(job, form, derived)],
         "machine": settings.machine.model_dump(mode="json", exclude_unset=True),
     }
     write_durably(folder_of(project, job) / PROJECT_FILE, "\n".join(toml.lines(content)).encode())
@@ -137,9 +151,11 @@ def needs_plan(job: Job) -> bool:
     return bool({"learning_rate_multiplier", "batch_size"} & set(hyperparameters(job)))
 
 
-def _step(job: Job, labels: bool, derived: dict[str, Any] | None) -> dict[str, Any]:
+def _step(job: Job, form: Form, derived: dict[str, Any] | None) -> dict[str, Any]:
     asked = hyperparameters(job)
-    step: dict[str, Any] = {"name": "tune", "objective": "classify" if labels else "sft"}
+    step: dict[str, Any] = {"name": "tune", "objective": OBJECTIVES[form]}
+    if "beta" in asked:
+        step["preference"] = {"beta": float(asked["beta"])}
     if "n_epochs" in asked:
         step["epochs"] = float(asked["n_epochs"])
     if derived is not None and "learning_rate_multiplier" in asked:
