@@ -62,6 +62,10 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Take a few real steps of each train step first: a sharper forecast.")
     ] = False,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Count the memory of training with tensors that have sizes but no values."),
+    ] = False,
 ) -> Answer:
     """Before anything runs: what is derived and why, and what it will cost."""
     from wyrmling.flow import plan as planning
@@ -71,7 +75,8 @@ def plan(
         return Answer(*remote_plan.answer(project))
     if calibrate:
         records.calibrate(project)
-    made = planning.plan(project)
+    # What does not fit here is not calibrated, but can be simulated.
+    made = planning.plan(project, simulate=simulate or calibrate)
     return Answer(made.document(), made.text())
 
 

@@ -150,9 +150,10 @@ class Plan:
         return lines + list(self.advice)
 
 
-def plan(project: Project) -> Plan:
+def plan(project: Project, *, simulate: bool = False) -> Plan:
     """Look at the sources and forecast every stage; takes seconds and makes nothing.
 
+    simulate   count the memory of training with tensors that have no values, where no real steps were taken
     Raises   BadInput for sources that can't be read; BadSetting for a bad line of objective.accept
     """
     from wyrmling.evaluate import accept
@@ -170,7 +171,7 @@ def plan(project: Project) -> Plan:
         for number, step in enumerate(project.steps)
     }
     pricing = Pricing.of(project)
-    stages = dict(_stages(project, known, shape, base, pricing))
+    stages = dict(_stages(project, known, shape, base, pricing, simulate=simulate))
     whole = forecast.total(list(stages.values()))
     return Plan(
         project=settings.name,
@@ -205,11 +206,13 @@ def _launched(project: Project, shape: Shape) -> Iterator[str]:
 
 
 def _stages(
-    project: Project, known: Known, shape: Shape, base: Shape | None, pricing: Pricing
+    project: Project, known: Known, shape: Shape, base: Shape | None, pricing: Pricing, *, simulate: bool
 ) -> Iterator[tuple[str, Forecast]]:
     yield "data", stage_costs.data(known, pricing)
     yield "tokenizer", stage_costs.tokenizer(known, pricing)
-    trained = forecast.forecast(project, known.facts, shape=base, validation_tokens=known.validation_tokens)
+    trained = forecast.forecast(
+        project, known.facts, shape=base, validation_tokens=known.validation_tokens, simulated=simulate
+    )
     yield from ((f"train {name}", one) for name, one in trained.items())
     yield "evaluate", stage_costs.evaluate(project, known, shape, pricing)
 

@@ -68,7 +68,7 @@ def calibrate(project: Project) -> int:
         for name, found in calibrate.calibrate(project, data, tokens, works):
             derived, work = works[name]
             said, actual = forecast.step_forecast(work, pricing), found.run(derived, before_gb)
-            before_gb += found.still_to_grow(derived.steps)
+            before_gb = max(before_gb, found.still_to_grow(derived.steps))
             say(f"{name}: {found.steps} real steps of {found.step:.2g} s, {found.memory_gb:.2f} GB")
             store.save_forecast(
                 hardware.machine().id,

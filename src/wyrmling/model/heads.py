@@ -19,7 +19,7 @@ from wyrmling.core.errors import BadSetting
 from wyrmling.model.attention import Segments
 from wyrmling.model.design import Activation
 from wyrmling.model.feed_forward import ACTIVATIONS, Experts, FeedForward, GatedFeedForward, Stacked
-from wyrmling.model.kernels import even_rows
+from wyrmling.model.kernels import on_even_rows
 from wyrmling.model.transformer import Attention, ModelConfig, Norm, Transformer
 
 HeadName = Literal["next", "masked", "classes", "tags", "embed"]
@@ -101,7 +101,7 @@ class Head(nn.Module):
             return F.normalize(hidden_RD, dim=-1)
         if self.dense is not None:
             activation = torch.tanh if self.design.dense == "tanh" else ACTIVATIONS[self.design.dense or "gelu"]
-            hidden_RD = activation(self.dense(even_rows(hidden_RD)))[: len(hidden_RD)]
+            hidden_RD = activation(on_even_rows(self.dense, hidden_RD))
         if self.norm is not None:
             hidden_RD = self.norm(hidden_RD)
         return F.dropout(hidden_RD, self.dropout) if self.training and self.dropout else hidden_RD
@@ -172,12 +172,12 @@ class Model(nn.Module):
     def project(self, features_RD: Tensor) -> Tensor:
         """Logits of features, (R, V) or (R, C)."""
         packed = self.packed_output
-        if packed is None:
-            logits = F.linear(even_rows(features_RD), *self.output)[: len(features_RD)]
-        else:
-            logits = packed(features_RD)
+        logits = on_even_rows(self._logits, features_RD) if packed is None else packed(features_RD)
         cap = self.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _logits(self, features_RD: Tensor) -> Tensor:
+        return F.linear(features_RD, *self.output)
 
     @property
     def logit_cap(self) -> float | None:

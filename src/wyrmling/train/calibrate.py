@@ -12,32 +12,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 
 from wyrmling.config import Budget, Project, TrainStep
 from wyrmling.core import hardware, steps
 from wyrmling.core.artifact import Artifact
+from wyrmling.core.log import say
 from wyrmling.tokenizer import folder
 from wyrmling.train import run
 from wyrmling.train.forecast import Quantity
 from wyrmling.train.sizing import Derived
-from wyrmling.train.workload import Work, seconds
+from wyrmling.train.workload import Work, memory_gb, room_gb, seconds
 
 # Steps that are timed, after one that warms up: at least three, more of short ones until this much time has passed, and
 # never more than a tenth of the run.
 LEAST_STEPS, TIMED_SECONDS, SHARE = 3, 6.0, 0.1
-# Batches of ever other sizes leave holes in the heap: memory grows for a while, and settles. After so many steps it has
-# grown by 63 % of what it will (measured with 150 steps of a masked model, docs/plan.md).
-SETTLING_STEPS = 30.0
+# The peak is the largest of what single steps need, and batches have ever other sizes: it grows with the logarithm of
+# the number of steps, until all sizes were there. It has stood after so many (measured, docs/plan.md).
+SETTLED = 200
+# Looks at the validation rows: the first also makes kernels for their sizes, the last tells what all others take.
+LOOKS = 2
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What a few real steps showed; times in seconds, `wh` and `memory_gb` of the whole of it.
 
-    start   before the first step: rows, checks, model
+    start   what comes once: rows, checks, model, and what the first step and the first look took longer than others
     end     after the last look: checkpoint, model folder, probes
-    grown   GB by which the peak memory rose from the first step to the last
+    grown   GB by which the peak memory rose from the second step, the first with moments, to the last
     """
 
     steps: int
@@ -52,10 +55,10 @@ class Calibration:
 
     def still_to_grow(self, steps: int) -> float:
         """GB by which so many steps let the memory grow beyond what these few showed."""
-        if steps <= self.steps or self.steps < 2:
+        most = min(steps, SETTLED)
+        if self.steps < 3 or most <= self.steps:
             return 0.0
-        seen = 1 - math.exp(-(self.steps - 1) / SETTLING_STEPS)
-        return self.grown / seen * (math.exp(-self.steps / SETTLING_STEPS) - math.exp(-steps / SETTLING_STEPS))
+        return self.grown * math.log(most / self.steps) / math.log(self.steps / 2)
 
     def run(self, derived: Derived, before_gb: float = 0.0) -> dict[Quantity, float]:
         """Minutes, peak memory and energy of the whole training step at this pace.
@@ -65,7 +68,7 @@ class Calibration:
         looks = math.ceil(derived.steps / derived.evaluate_every)
         total = self.start + derived.steps * self.step + looks * self.look + self.end
         kwh = self.wh / 1000 * total / self.whole
-        memory = self.memory_gb + before_gb + self.still_to_grow(derived.steps)
+        memory = self.memory_gb + max(before_gb, self.still_to_grow(derived.steps))
         return {"minutes": total / 60, "memory_gb": memory, "kwh": kwh}
 
 
@@ -74,6 +77,8 @@ def calibrate(
 ) -> Iterator[tuple[str, Calibration]]:
     """The calibration of every training step in order, each from the model that the few steps before it left.
 
+    It ends before a step that this machine has too little memory for.
+
     works   the numbers and the work of each step, of the rows in `tokens`
     """
     project.runs.mkdir(parents=True, exist_ok=True)
@@ -81,19 +86,31 @@ def calibrate(
     with tempfile.TemporaryDirectory(dir=project.runs, prefix=".calibration-") as place:
         made: list[Artifact] = []
         for step in project.steps:
+            if not _fits(project, step, works[step.name][1]):
+                return
             brief = _brief(step, *works[step.name])
             made.append(run.run(_unlimited(project, Path(place)), data, tokens, brief, base, earlier=made))
             base = made[-1].path / "model"
             yield step.name, measured(made[-1])
 
 
+def _fits(project: Project, step: TrainStep, work: Work) -> bool:
+    """Whether there is memory for the step, going by the closed form; said when there is not."""
+    needed, room = memory_gb(work), room_gb(project.settings, work.device)
+    if work.device == "cpu":
+        room = hardware.available_memory_gb()
+    if needed > room:
+        say(f"{step.name}: no real steps, they would need about {needed:.2g} GB and {room:.2g} are free")
+    return needed <= room
+
+
 def _brief(step: TrainStep, derived: Derived, work: Work) -> TrainStep:
-    """The step with as few updates as tell its time, and one look after them."""
+    """The step with as few updates as tell its time, a look in the middle of them and one at the end."""
     one = seconds(work, hardware.rates(work.device, use_threads=work.threads)) / derived.steps
     timed = max(LEAST_STEPS, min(math.ceil(TIMED_SECONDS / one), int(SHARE * derived.steps)))
     few = min(1 + timed, derived.steps)
-    changes = {"steps": few, "evaluate_every": few, "patience": None, "save_every_seconds": math.inf, "track": ()}
-    return step.model_copy(update=changes)
+    changes = {"steps": few, "evaluate_every": math.ceil(few / LOOKS), "save_every_seconds": math.inf}
+    return step.model_copy(update={**changes, "patience": None, "track": ()})
 
 
 def _unlimited(project: Project, place: Path) -> Project:
@@ -107,24 +124,22 @@ def _unlimited(project: Project, place: Path) -> Project:
 def measured(made: Artifact) -> Calibration:
     """What the journal and the cost of a brief training step say."""
     done, looks = steps.read(made.path / steps.STEPS_FILE)
-    ends = [line["seconds"] for line in done]
-    step = fmean(_middle([after - before for before, after in pairwise(ends)] or ends))
-    look = looks[-1]["look_seconds"] if looks else 0.0
+    took = {look["step"]: look["look_seconds"] for look in looks}
+    ends, look = [line["seconds"] for line in done], looks[-1]["look_seconds"] if looks else 0.0
+    # A line is written before the look at its step, if there is one.
+    between = [after["seconds"] - before["seconds"] - took.get(before["step"], 0.0) for before, after in pairwise(done)]
+    # Steps have as many tokens as each other; what else the machine does for a moment is not the run's pace.
+    step = median(between or ends)
+    in_between = sum(took.get(line["step"], 0.0) for line in done[:-1])
     cost = made.cost
     return Calibration(
         steps=len(done),
-        start=max(0.0, ends[0] - step),
+        start=max(0.0, ends[0] - step) + max(0.0, in_between - look * (len(took) - 1)),
         step=step,
         look=look,
         end=max(0.0, cost["seconds"] - ends[-1] - look),
         whole=cost["seconds"],
         wh=cost["wh"],
         memory_gb=cost["peak_memory_gb"],
-        grown=done[-1]["memory_gb"] - done[0]["memory_gb"],
+        grown=done[-1]["memory_gb"] - done[min(1, len(done) - 1)]["memory_gb"],
     )
-
-
-def _middle(values: list[float]) -> list[float]:
-    """The values without the largest and the smallest tenth."""
-    cut = len(values) // 10
-    return sorted(values)[cut : len(values) - cut]

@@ -202,9 +202,7 @@ def memory_gb(work: Work) -> float:
     moved = moved_parameters(work)
     matrices = effort.moved * shape.body_parameters if work.optimizer == "muon" else 0
     moments = 4 * matrices + MOMENT_BYTES[work.optimizer] * (moved - matrices)
-    still = (1 - effort.moved) * shape.body_parameters
-    weights = 4 * (shape.parameters - still + effort.added) + effort.frozen * still
-    held = weights + 4 * moved + moments
+    held = weights_bytes(work) + 4 * moved + moments
     # Without a backward pass a layer's values go as the next one's come.
     layers = max(1.0, shape.layers * effort.kept)
     kept = work.micro_batch_tokens * layers * activation_bytes(shape, work.dtype, recompute=effort.recompute)
@@ -215,6 +213,15 @@ def memory_gb(work: Work) -> float:
     # Muon stacks gradients, makes updates and two squares: about four times the matrices.
     updating = 16 * matrices
     learning = held + KEPT_TWICE * (kept + logits + features) + updating
-    # An adapter is merged at the end, into the whole base in float32.
-    merging = weights + 4 * shape.parameters if effort.added else 0
-    return BASE_GB[work.device] + max(learning, merging) / 1e9
+    return BASE_GB[work.device] + max(learning, merging_bytes(work)) / 1e9
+
+
+def weights_bytes(work: Work) -> float:
+    """What the weights take, adapters included; those of blocks that do not move may be smaller."""
+    still = (1 - work.effort.moved) * work.shape.body_parameters
+    return 4 * (work.shape.parameters - still + work.effort.added) + work.effort.frozen * still
+
+
+def merging_bytes(work: Work) -> float:
+    """What an adapter needs at the end, when it is merged into the whole base in float32; 0 without one."""
+    return weights_bytes(work) + 4 * work.shape.parameters if work.effort.added else 0.0
