@@ -2,10 +2,11 @@
 
     python benchmarks/resume.py [--kills 50] [--seed 0] [--runs causal sft classify ...]
 
-Each run is a small project with one training step of that kind. It is trained once undisturbed and once with its share
-of the kills: after each, the same command is run again. A kill comes at a random instant of the training itself, which
-begins with the first checkpoint; there are checkpoints after every step, so many kills meet one that is being written.
-The sha256 of model.safetensors must be that of the undisturbed run. Exits with 1 when one differs.
+Each run is a small project with one training step of that kind. It is trained once undisturbed, and again from the same
+data and tokens with its share of the kills: after each, the same command is run again. A kill comes at a random instant
+of the training itself, which begins with the first checkpoint of the attempt and ends when the model folder is in its
+place; there are checkpoints after every step, so many kills meet one that is being written. The sha256 of
+model.safetensors must be that of the undisturbed run. Prints a table; exits with 1 when one differs.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PROJECT = """
 name = "resume"
-objective = {{ task = "answer" }}
+objective = {{ task = "{task}" }}
 
 [data.sources.rows]
 path = "{file}"
@@ -75,6 +77,7 @@ ROWS = {
         for who, what, where in WHO_WHAT_WHERE
     ],
 }
+TASKS = {"causal": "complete", "masked": "complete", "sft": "answer", "classify": "classify", "preference": "answer"}
 COLUMNS = {
     "causal": 'text = "text"',
     "masked": 'text = "text"',
@@ -87,7 +90,7 @@ COLUMNS = {
 def project(root: Path, kind: str, steps: int) -> None:
     root.mkdir()
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]), encoding="utf-8")
-    text = PROJECT.format(file="rows.jsonl", columns=COLUMNS[kind], objective=kind, steps=steps)
+    text = PROJECT.format(file="rows.jsonl", columns=COLUMNS[kind], task=TASKS[kind], objective=kind, steps=steps)
     (root / "wyrmling.toml").write_text(text, encoding="utf-8")
 
 
@@ -112,62 +115,70 @@ def end(process: subprocess.Popen[bytes]) -> None:
         sys.exit(f"training ended with {process.returncode}:\n{said.decode()}")
 
 
+def until(process: subprocess.Popen[bytes], true: Callable[[], bool]) -> None:
+    while process.poll() is None and not true():
+        time.sleep(0.005)
+
+
 def undisturbed(root: Path) -> tuple[str, float]:
     """The final weights, and how long the training itself took."""
     process = train(root)
-    while process.poll() is None and not newest(root):
-        time.sleep(0.002)
+    until(process, lambda: newest(root) != "")
     began = time.monotonic()
     end(process)
     return str(finished(root)), time.monotonic() - began
 
 
-def killed_once(root: Path, after: float) -> str:
-    """Start or go on, and kill so many seconds after training began; where that was, or why it was not."""
+def killed(root: Path, after: float) -> bool:
+    """Start or go on, and kill so many seconds after training began; False when the work was done before."""
     before, process = newest(root), train(root)
-    while process.poll() is None and newest(root) == before:
-        time.sleep(0.002)
-    time.sleep(after)
-    if process.poll() is not None:
-        end(process)
-        return "the work was done before"
-    process.kill()
-    process.communicate()
-    return f"SIGKILL after {newest(root)}"
+    until(process, lambda: newest(root) != before)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    end(process)
+    return False
+
+
+def compare(kind: str, kills: int, steps: int, folder: Path, chance: random.Random) -> int:
+    """How many of the kills ended with the weights of the undisturbed run; prints a row of the table."""
+    whole, disturbed = folder / f"{kind}-whole", folder / f"{kind}-killed"
+    project(whole, kind, steps)
+    expected, took = undisturbed(whole)
+    left, equal, trainings = kills, 0, 0
+    while left:
+        # As many as fit into one training; what is left over meets another one.
+        shutil.rmtree(disturbed, ignore_errors=True)
+        shutil.copytree(whole, disturbed, ignore=shutil.ignore_patterns("train"))
+        planned, here, trainings = left, 0, trainings + 1
+        while here < planned and finished(disturbed) is None:
+            here += killed(disturbed, chance.uniform(0, 2 * took / (planned + 1)))
+        if finished(disturbed) is None:
+            end(train(disturbed))
+        left, equal = left - here, equal + here * (finished(disturbed) == expected)
+    print(f"| {kind} | {steps} | {took:.1f} | {trainings} | {kills} | {equal} | {expected[:16]} |", flush=True)
+    return equal
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", nargs="+", choices=list(ROWS), default=["causal", "sft", "preference"])
-    options = parser.parse_args()
-    chance = random.Random(options.seed)
-    equal = met = 0
+    asked = parser.parse_args()
+    chance, equal = random.Random(asked.seed), 0
+    print("| objective | steps | seconds undisturbed | trainings killed | kills | equal | sha256 of the weights |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        for number, kind in enumerate(options.runs):
-            kills = options.kills // len(options.runs) + (number < options.kills % len(options.runs))
-            whole, disturbed = Path(name) / f"{kind}-whole", Path(name) / f"{kind}-killed"
-            project(whole, kind, options.steps)
-            expected, took = undisturbed(whole)
-            while kills > 0:
-                # As many kills as fit into one training; what is left over meets another one.
-                shutil.rmtree(disturbed, ignore_errors=True)
-                project(disturbed, kind, options.steps)
-                here = 0
-                while kills > 0 and finished(disturbed) is None:
-                    said = killed_once(disturbed, chance.uniform(0, 2 * took / max(kills, 4)))
-                    print(f"{kind}: {said}", flush=True)
-                    if said.startswith("SIGKILL"):
-                        here, kills = here + 1, kills - 1
-                if finished(disturbed) is None:
-                    end(train(disturbed))
-                same = finished(disturbed) == expected
-                met, equal = met + here, equal + here * same
-                print(f"{kind}: {here} kills, {'equal' if same else 'DIFFERENT'} ({expected[:16]})", flush=True)
-    print(f"{equal} of {met} kills ended with the weights of an undisturbed run, bit for bit")
-    return 0 if equal == met else 1
+        for number, kind in enumerate(asked.runs):
+            kills = asked.kills // len(asked.runs) + (number < asked.kills % len(asked.runs))
+            equal += compare(kind, kills, asked.steps, Path(name), chance)
+    print(f"\n{equal} of {asked.kills} kills ended with the weights of an undisturbed run, bit for bit")
+    return 0 if equal == asked.kills else 1
 
 
 if __name__ == "__main__":
