@@ -25,6 +25,7 @@ from wyrmling.serve.access import AccessLog
 from wyrmling.serve.loaded import Found, find
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.service import Service
+from wyrmling.serve.tracing import Tracing
 from wyrmling.serve.workshop import Workshop
 from wyrmling.tokenizer import bpe
 from wyrmling.tokenizer import folder as tokenizer_folder
@@ -137,6 +138,7 @@ def running(
     host: str = "127.0.0.1",
     project: Project | None = None,
     follow: bool = False,
+    traced: Tracing | None = None,
 ) -> Iterator[Running]:
     settings = settings or Serve()
     metrics = Metrics(found.name)
@@ -149,7 +151,7 @@ def running(
     log = AccessLog(settings.access_log, Path.cwd() if project is None else project.root)
     with contextlib.closing(run.listen(host, 0, store)) as listener:
         load = run.loader(service, "cpu") if follow else None
-        server = run.Server(service, host, listener, log, follow=load)
+        server = run.Server(service, host, listener, log, follow=load, traced=traced)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -177,10 +179,12 @@ def start(tmp_path: Path) -> Start:
         store: Store | None = None,
         project: Project | None = None,
         follow: bool = False,
+        traced: Tracing | None = None,
         **settings: object,
     ):
         store = store or Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
-        return running(find(folder, store), store, Serve(**settings), host=host, project=project, follow=follow)
+        found, more = find(folder, store), {"host": host, "project": project, "follow": follow, "traced": traced}
+        return running(found, store, Serve(**settings), **more)
 
     return begin
 

@@ -22,6 +22,7 @@ from wyrmling.serve.metrics import CONTENT_TYPE
 from wyrmling.serve.openai import ApiError, FeedbackRequest
 from wyrmling.serve.responses import FeedbackReceipt
 from wyrmling.serve.service import Front, Handler, Service, answering, read, sent_before
+from wyrmling.serve.tracing import Tracing
 
 
 async def feedback(service: Front, request: Request) -> Response:
@@ -117,12 +118,15 @@ ROUTES: Routes = (
 )
 
 
-def create_app(service: Front, *, loopback: bool, log: AccessLog, routes: Routes = ROUTES) -> Guard:
+def create_app(
+    service: Front, *, loopback: bool, log: AccessLog, routes: Routes = ROUTES, tracing: Tracing | None = None
+) -> Guard:
     """The whole application behind its guard.
 
     routes     method, path and handler of each; handlers get the service
     loopback   True when only this machine can connect; then keys are asked for only once one was made
     log        gets one line per request
+    tracing    gets a span of each; None: no traces
     """
     handlers: dict[str, dict[str, Handler]] = {}
     for method, path, handler in routes:
@@ -131,4 +135,4 @@ def create_app(service: Front, *, loopback: bool, log: AccessLog, routes: Routes
     app = Starlette(routes=made, exception_handlers={HTTPException: _no_such_route})
     app.state.service = service
     origins = frozenset(service.settings.origins)
-    return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log, origins)
+    return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log, origins, tracing)

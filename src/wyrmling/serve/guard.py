@@ -28,6 +28,7 @@ from wyrmling.serve.caller import Caller
 from wyrmling.serve.limits import Limits
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.openai import ApiError
+from wyrmling.serve.tracing import Tracing
 
 PUBLIC = frozenset({"/livez", "/readyz", "/health", widget.PATH})
 # The scope that a path asks for, the first prefix that fits. Cards of models and metrics are for every key.
@@ -80,6 +81,7 @@ class Guard:
 
     store      where the keys are
     loopback   True: only this machine can connect, so a key is asked for only once one has been made
+    tracing    gets a span of each request; None: nobody asked for traces
     origins    sites whose pages may ask from a browser, such as "https://example.com"
     `scope["state"]["caller"]` of a request that was let in says who asks.
     """
@@ -91,6 +93,7 @@ class Guard:
     limits: Limits
     log: AccessLog
     origins: frozenset[str] = frozenset()
+    tracing: Tracing | None = None
 
     def use(self, service: Any) -> None:
         """Let another service answer from the next request on."""
@@ -135,18 +138,19 @@ class Guard:
             # The route as it is written in the table of routes: a path can hold anything.
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.answered(route, answered["status"])
-            self.log.write(
-                {
-                    "request": caller.request_id,
-                    "key": caller.key_id,
-                    "method": scope["method"],
-                    "route": route,
-                    "status": answered["status"],
-                    "bytes": answered["bytes"],
-                    "ms": round((time.monotonic() - started) * 1000, 3),
-                    **caller.noted,
-                }
-            )
+            entry = {
+                "request": caller.request_id,
+                "key": caller.key_id,
+                "method": scope["method"],
+                "route": route,
+                "status": answered["status"],
+                "bytes": answered["bytes"],
+                "ms": round((time.monotonic() - started) * 1000, 3),
+                **caller.noted,
+            }
+            self.log.write(entry)
+            if self.tracing is not None:
+                self.tracing.record(entry, Headers(scope=scope))
 
     def _cors(self, scope: Connection) -> dict[str, str]:
         """The headers that let a page of an allowed site read the answer; none for others."""

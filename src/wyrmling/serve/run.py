@@ -26,6 +26,7 @@ from wyrmling.core.log import say, warn
 from wyrmling.core.store import Store
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.quantize import quantize_checked
+from wyrmling.serve import tracing
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.adapters import put_on
 from wyrmling.serve.app import ROUTES, create_app
@@ -38,6 +39,7 @@ from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.parity import load_checked
 from wyrmling.serve.pool import DRAIN_SECONDS, Engines, Member, Pool
 from wyrmling.serve.service import Service
+from wyrmling.serve.tracing import Tracing
 from wyrmling.serve.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def serve(
     settings = settings.model_copy(update={name: value for name, value in asked.items() if value is not None})
     host, port = host or settings.host, settings.port if port is None else port
     folder = Path.cwd() if project is None else project.root
+    traced = tracing.from_environment()
     with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
         found = find(model, store)
         with Meter() if project is None else project.meter() as meter:
@@ -83,7 +86,7 @@ def serve(
             service = with_workshop(service, Workshop(project, store), device)
         # Adapters are of one base, so with them the model stays what it was at the start.
         load = loader(service, device) if follow and not served else None
-        Server(service, host, listener, AccessLog(settings.access_log, folder), follow=load).run()
+        Server(service, host, listener, AccessLog(settings.access_log, folder), follow=load, traced=traced).run()
 
 
 def serve_behind(
@@ -101,6 +104,7 @@ def serve_behind(
         raise UsageError("another engine needs an HTTP client", fix='pip install "wyrmling[upstream]"') from error
     settings, machine = Serve() if project is None else project.settings.serve, Machine()
     host, port = host or settings.host, settings.port if port is None else port
+    traced = tracing.from_environment()
     with _store(project) as store, contextlib.closing(listen(host, port, store)) as listener:
         key = os.environ.get("WYRMLING_ENGINE_KEY")
         metrics = Metrics(model)
@@ -111,7 +115,7 @@ def serve_behind(
         front = replace(front, watts=machine.watts or 0.0)
         say(f"{front.name}: {front.remote} at {front.url}; what it answers can't be checked here")
         root = Path.cwd() if project is None else project.root
-        Server(front, host, listener, AccessLog(settings.access_log, root)).run()
+        Server(front, host, listener, AccessLog(settings.access_log, root), traced=traced).run()
 
 
 def load_with_adapters(
@@ -167,6 +171,7 @@ class Server(uvicorn.Server):
     """uvicorn around one service: starts its engine, and lets it finish what it began when a signal comes.
 
     follow   loads the models that the aliases of the served name come to point at; None: the name means one version
+    traced   gets a span of each request, and is closed in the end
     """
 
     def __init__(
@@ -177,11 +182,12 @@ class Server(uvicorn.Server):
         log: AccessLog,
         *,
         follow: Callable[[Found], Member] | None = None,
+        traced: Tracing | None = None,
     ) -> None:
-        self._service, self._listener = service, listener
+        self._service, self._listener, self._traced = service, listener, traced
         self._address = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
         routes = ROUTES if isinstance(service, Service) else service.routes
-        app = create_app(service, loopback=is_loopback(host), log=log, routes=routes)
+        app = create_app(service, loopback=is_loopback(host), log=log, routes=routes, tracing=traced)
         self._follower: Follower | None = None
         if follow is not None and isinstance(service, Service):
             self._follower = Follower(service, follow, app.use)
@@ -215,6 +221,8 @@ class Server(uvicorn.Server):
             for engines in self._engines:
                 engines.drain(0)
                 engines.join()
+            if self._traced is not None:
+                self._traced.close()
 
     @property
     def _engines(self) -> list[Engine | Engines | Gate]:

@@ -289,7 +289,9 @@ class Asked(Generic[Fronts]):
         service.metrics.latency.observe(seconds)
         self.recorded = True
         tokens = prompt_tokens + completion_tokens
-        self.caller.spend(tokens, {"answer": self.id, "model": service.name, "tokens": tokens, "finish": finish})
+        noted = {"answer": self.id, "model": service.name, "tokens": tokens, "finish": finish}
+        counted = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        self.caller.spend(tokens, noted | counted)
         logs, facts = service.settings.log_prompts, self.facts
         return Usage(
             id=self.id,
