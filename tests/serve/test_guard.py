@@ -171,7 +171,7 @@ def test_the_access_log_has_a_line_per_request_and_no_text(start, kitchen, proje
     assert asked["ms"] > 0 and asked["bytes"] > 0 and asked["request"].startswith("req-")
     assert (denied["status"], unknown["status"], unknown["route"]) == (401, 401, "other")
     # Every field is known, and none of them is text of a user or of the model.
-    fields = "time request key method route status bytes ms model answer tokens finish"
+    fields = "time request key method route status bytes ms model answer tokens prompt_tokens completion_tokens finish"
     assert set(asked) == set(fields.split())
     for private in ("dragon", secret, secret[:12]):
         assert private not in text
