@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from wyrmling.feedback.ratings import UnknownAnswer, rate
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path / 'wyrmling.db'}"
+    store = Store.open(request.getfixturevalue("database_url") if "database_url" in request.fixturenames else url)
     for answer_id, key_id in (("cls-open", None), ("cls-mine", "key-me")):
         store.add_usage(Usage(answer_id, "classify", "desk", "d1", 3, 0, 1.0, 0.0, "stop", "0" * 64, key_id=key_id))
-    return store
+    yield store
+    store.close()
 
 
 @pytest.mark.parametrize(("said", "kept"), [(1, 1), (0, 0), (-1, -1), ("up", 1), ("neutral", 0), ("down", -1)])
@@ -32,6 +35,15 @@ def test_any_other_rating_is_refused(store: Store, rating: int | str) -> None:
     with pytest.raises(BadInput, match="is not a rating"):
         rate(store, "cls-open", rating=rating)
     assert store.feedback() == []
+
+
+def test_what_is_said_a_second_time_may_be_the_same(store: Store, database_url: str) -> None:
+    said = {"rating": "up", "comment": "good", "user": "anna"}
+    first = rate(store, "cls-open", **said)
+    assert rate(store, "cls-open", **said, unless_since=first.created) == first
+    for other in ({"user": None}, {"comment": None}, {"rating": "down"}):
+        assert rate(store, "cls-open", **said | other, unless_since=first.created).id != first.id
+    assert rate(store, "cls-open", **said, unless_since="9999").id != first.id, "it was said long ago"
 
 
 def test_feedback_must_say_something(store: Store) -> None:

@@ -165,6 +165,13 @@ def running(
             assert not thread.is_alive()
 
 
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A file; or what `database_url` gives, for tests that ask for that too."""
+    asked = "database_url" in request.fixturenames
+    return str(request.getfixturevalue("database_url")) if asked else f"sqlite:///{tmp_path / 'wyrmling.db'}"
+
+
 Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
 

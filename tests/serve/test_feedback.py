@@ -95,8 +95,11 @@ def test_the_last_look_for_drift_is_among_the_metrics(sorter) -> None:
     assert sorter.metric('wyrmling:drift_alarm{signal="words"}') == 1
 
 
-def test_the_server_erases_what_is_older_than_keep_days_and_may_keep_no_sketch(kitchen, start, tmp_path) -> None:
-    text = 'name = "desk"\n[objective]\ntask = "classify"\n[data.sources.s]\npath = "x.csv"\n[feedback]\n'
+def test_the_server_erases_what_is_older_than_keep_days_and_may_keep_no_sketch(
+    kitchen, start, tmp_path, database_url
+) -> None:
+    text = f'name = "desk"\ndatabase = "{database_url}"\n[objective]\ntask = "classify"\n'
+    text += '[data.sources.s]\npath = "x.csv"\n[feedback]\n'
     (tmp_path / "wyrmling.toml").write_text(text + "keep_days = 1\nsketches = false\n")
     project = config.load(tmp_path)
     store = Store.open(project.database_url)

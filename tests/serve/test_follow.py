@@ -14,9 +14,9 @@ from wyrmling.core.store import Store, folder_digest
 
 
 @pytest.fixture
-def versions(kitchen, tmp_path: Path) -> tuple[Store, list[Path], list[str]]:
+def versions(kitchen, database: str) -> tuple[Store, list[Path], list[str]]:
     """Three registered versions of one classifier; the first is the champion."""
-    store = Store.open(f"sqlite:///{tmp_path / 'wyrmling.db'}")
+    store = Store.open(database)
     folders = [kitchen.model(f"sorter-{seed}", "classes", seed=seed) for seed in (1, 2, 3)]
     digests = [folder_digest(folder) for folder in folders]
     for folder, digest in zip(folders, digests, strict=True):
@@ -76,7 +76,7 @@ def test_promotion_and_rollback_under_load_lose_no_request(versions, start) -> N
         assert {usage.finish_reason for usage in store.usage()} == {"stop"}
 
 
-def test_an_accepted_challenger_answers_its_share_and_the_record_says_so(versions, start) -> None:
+def test_an_accepted_challenger_answers_its_share_and_the_record_says_so(versions, start, database_url) -> None:
     store, folders, digests = versions
     store.challenge("desk:2")
     with start(folders[0], store=store, follow=True, canary=0.5) as server:

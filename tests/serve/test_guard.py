@@ -25,9 +25,9 @@ ASK = {"model": "teller", "prompt": "tea", "max_tokens": 4}
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, database: str) -> Project:
     (tmp_path / "wyrmling.toml").write_text(
-        'name = "desk"\n[objective]\ntask = "chat"\n[data.sources.all]\npath = "*.txt"\n'
+        f'name = "desk"\ndatabase = "{database}"\n[objective]\ntask = "chat"\n[data.sources.all]\npath = "*.txt"\n'
     )
     return config.load(tmp_path)
 
@@ -64,7 +64,7 @@ def test_a_key_may_do_what_its_scopes_say_and_nothing_else(start, kitchen, proje
         assert admin.completions.create(**ASK).choices
 
 
-def test_one_key_sees_nothing_of_another(start, kitchen, project, store) -> None:
+def test_one_key_sees_nothing_of_another(start, kitchen, project, store, database_url) -> None:
     my_key, mine = store.create_key("me", scopes=["admin"])
     _, yours = store.create_key("you", scopes=["admin"])
     with start(kitchen.model("teller", "next"), project=project, store=store, max_jobs=0) as server:
@@ -133,7 +133,7 @@ def test_buckets_fill_with_time() -> None:
     assert limits.admit(key)["x-ratelimit-remaining-tokens"] == "600", "no more than a minute's worth is saved up"
 
 
-def test_a_key_that_has_spent_its_money_waits_for_the_next_month(start, kitchen, store) -> None:
+def test_a_key_that_has_spent_its_money_waits_for_the_next_month(start, kitchen, store, database_url) -> None:
     key, secret = store.create_key("poor", usd_per_month=1.0)
     spent = Usage("a", "chat", "m", "d", 1, 1, 1.0, 0.0, "stop", "0", key_id=key.id, usd=0.99)
     store.add_usage(spent)

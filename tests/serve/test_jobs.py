@@ -31,10 +31,10 @@ WORDS = ("tea", "dragon", "hill", "cake", "river", "stone", "moon", "apple", "fo
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "wyrmling.toml").write_text(
-        'name = "desk"\n[objective]\ntask = "chat"\naccept = ["bpb <= 100"]\n'
+        f'name = "desk"\ndatabase = "{database}"\n[objective]\ntask = "chat"\naccept = ["bpb <= 100"]\n'
         '[data.sources.all]\npath = "*.jsonl"\n[machine]\nusd_per_hour = 36.0\nwatts = 50.0\n'
     )
     return config.load(tmp_path)
@@ -137,8 +137,9 @@ def steps(jobs: Jobs, job_id: str) -> list[int]:
     return [event.data["step"] for event in events if event.data and "train_loss" in event.data]
 
 
-def test_a_post_that_is_sent_again_makes_nothing_new(start, kitchen, project) -> None:
-    with start(kitchen.model("talker", "next", chat=True, seed=1), project=project, max_jobs=1) as server:
+def test_a_post_that_is_sent_again_makes_nothing_new(start, kitchen, project, database_url) -> None:
+    store = Store.open(database_url)
+    with start(kitchen.model("talker", "next", chat=True, seed=1), project=project, store=store) as server:
         again = {"x-stainless-retry-count": "1"}
         form = {"files": {"file": ("tea.jsonl", chats(3))}, "data": {"purpose": "fine-tune"}}
         file = server.post("/v1/files", **form).json()
