@@ -78,7 +78,8 @@ def test_a_probe_on_a_busy_machine_is_repeated(cache):
 
 @pytest.mark.parametrize(("bfloat16", "chosen"), [(50e9, "float32"), (110e9, "float32"), (200e9, "bfloat16")])
 def test_bfloat16_is_taken_only_where_it_is_clearly_faster(monkeypatch, bfloat16, chosen):
-    rates = hardware.Rates("cpu", 2, float32=100e9, bfloat16=bfloat16, copy=1e10, call=1e-6, busy=False)
+    gain = bfloat16 / 100e9
+    rates = hardware.Rates("cpu", 2, float32=100e9, bfloat16=bfloat16, copy=1e10, call=1e-6, gain=gain, busy=False)
     monkeypatch.setattr(hardware, "rates", lambda on: rates)
     assert hardware.dtype("cpu") == chosen
     assert hardware.dtype("cpu", "float32") == "float32"

@@ -98,7 +98,7 @@ def test_a_folder_that_can_not_be_written_is_missing(folder, monkeypatch):
 def machine_with(monkeypatch, *, gpus=(), torch="2.13.0+cpu"):
     monkeypatch.setattr(hardware, "machine", lambda: Machine("cpu", 4, 8, 16, gpus, "Linux", "3.11"))
     monkeypatch.setattr(hardware, "torch_version", lambda: torch)
-    rates = hardware.Rates("cpu", 4, 1e11, 1e9, 1e10, 1e-6, busy=False)
+    rates = hardware.Rates("cpu", 4, 1e11, 1e9, 1e10, 1e-6, gain=0.01, busy=False)
     monkeypatch.setattr(hardware, "rates", lambda on: rates)
     return {finding.name: finding for finding in doctor.machine_findings()}
 

@@ -28,7 +28,7 @@ from wyrmling.train.workload import (
     work_of,
 )
 
-RATES = hardware.Rates("cpu", 2, float32=130e9, bfloat16=1e9, copy=30e9, call=3e-6, busy=False)
+RATES = hardware.Rates("cpu", 2, float32=130e9, bfloat16=1e9, copy=30e9, call=3e-6, gain=0.01, busy=False)
 PRICING = Pricing(Tariff(usd_per_hour=1.0), watts=50, watts_from="test", power_known=True, records=())
 SHAPE = Shape("qwen3", 1000, 128, 2, 2, 2, 64, 336, 128, False)
 

@@ -28,7 +28,7 @@ Dtype = Literal["float32", "bfloat16"]
 GB = 1e9
 # bfloat16 has to be this much faster in the probe to be worth its rounding; where it is emulated it is far slower.
 BF16_GAIN = 1.2
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 SMALL_SIZE, CPU_SIZE, GPU_SIZE = 256, 1024, 8192
 PROBE_SECONDS = 0.25
 
@@ -73,6 +73,8 @@ class Rates:
     float32, bfloat16  multiply-adds of large matrices, in FLOP/s (two per multiply-add)
     copy               bytes per second of reading and writing memory
     call               seconds that one small operation takes to start
+    gain               bfloat16 over float32; on a CPU by the processor time of one thread, so that the choice of
+                       arithmetic does not depend on what else runs: the same training must compute the same twice
     """
 
     device: Device
@@ -81,6 +83,7 @@ class Rates:
     bfloat16: float
     copy: float
     call: float
+    gain: float
     busy: bool
     """True when other programs were using the machine meanwhile; such a probe is repeated the next time."""
 
@@ -135,7 +138,7 @@ def dtype(on: Device, wanted: Dtype | None = None) -> Dtype:
     if wanted is not None:
         return wanted
     measured = rates(on)
-    return "bfloat16" if measured.bfloat16 > BF16_GAIN * measured.float32 else "float32"
+    return "bfloat16" if measured.gain > BF16_GAIN else "float32"
 
 
 def torch_version() -> str | None:
@@ -197,29 +200,27 @@ def _measure(on: Device, count: int) -> Rates:
 
     # The load of the last minute, other programs' included; one core of it may be our own.
     busy = on == "cpu" and psutil.getloadavg()[0] > machine().threads
-    before = torch.get_num_threads()
+    before, kinds = torch.get_num_threads(), (torch.float32, torch.bfloat16)
     torch.set_num_threads(count)
     try:
         with torch.inference_mode():
-            return Rates(
-                device=on,
-                threads=count,
-                float32=_matmul_rate(on, torch.float32),
-                bfloat16=_matmul_rate(on, torch.bfloat16),
-                copy=_copy_rate(on),
-                call=_call_seconds(on),
-                busy=busy,
-            )
+            together = [] if busy else [_matmul_rate(on, kind) for kind in kinds]
+            copy, call = _copy_rate(on), _call_seconds(on)
+            torch.set_num_threads(1)
+            alone = [_matmul_rate(on, kind, time.thread_time) for kind in kinds] if on == "cpu" else together
+            # Threads that wait for one that has no core say nothing of what they could do.
+            float32, bfloat16 = together or [count * rate for rate in alone]
+            return Rates(on, count, float32, bfloat16, copy, call, gain=alone[1] / alone[0], busy=busy)
     finally:
         torch.set_num_threads(before)
 
 
-def _matmul_rate(on: Device, kind: Any) -> float:
+def _matmul_rate(on: Device, kind: Any, clock: Callable[[], float] = time.perf_counter) -> float:
     import torch
 
     def rate(size: int) -> float:
         a, b, out = (torch.ones(size, size, device=on, dtype=kind) for _ in range(3))
-        return 2 * size**3 / _best_seconds(on, lambda: torch.matmul(a, b, out=out))
+        return 2 * size**3 / _best_seconds(on, lambda: torch.matmul(a, b, out=out), clock)
 
     # Emulated bfloat16 is a hundred times slower: a small product already says so.
     small, size = rate(SMALL_SIZE), CPU_SIZE if on == "cpu" else GPU_SIZE
@@ -247,16 +248,16 @@ def _call_seconds(on: Device) -> float:
     return _best_seconds(on, many) / 200
 
 
-def _best_seconds(on: Device, work: Callable[[], object]) -> float:
+def _best_seconds(on: Device, work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """The shortest of the runs that fit into the probe's time, after one to warm up."""
     import torch
 
     def timed() -> float:
-        start = time.perf_counter()
+        start = clock()
         work()
         if on == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
     timed()
     runs = [timed()]
