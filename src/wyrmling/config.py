@@ -72,6 +72,10 @@ Format = Literal[
 ]  # fmt: skip
 
 
+# What test rows can always be sliced by.
+SLICED_BY = ("length", "language", "source", "kind", "near_train", "label")
+
+
 class Source(Section):
     """One origin of rows. Give `path`, or `url` with `query`."""
 
@@ -113,6 +117,8 @@ class Source(Section):
     """The text encoding of the files. None: found from each file."""
     split: Literal["train", "val", "test"] | None = None
     """Use all rows of this source for one split, such as an official test file. None: split by `data.split`."""
+    keep: Strings = ()
+    """Columns kept beside the text, such as ["channel", "product"]: test rows can be sliced by them."""
     licence: str | None = None
     """The licence of the data: on the data card and beside every example."""
 
@@ -130,6 +136,11 @@ class Source(Section):
             raise ValueError("prompt and response belong together")
         if self.rating is not None and self.response is None and self.messages is None:
             raise ValueError("rating needs the answer that is rated: prompt and response, or messages")
+        for name in self.keep:
+            if name in SLICED_BY:
+                raise ValueError(
+                    f"keep can't name {name!r}: test rows are sliced by their own {name}; rename the column"
+                )
         return self
 
 
@@ -203,6 +214,11 @@ class Data(Section):
             if name not in self.sources:
                 raise ValueError(f"dedup.prefer names {name!r}, but sources has {sorted(self.sources)}")
         return self
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that some source keeps beside its texts."""
+        return tuple(dict.fromkeys(name for source in self.sources.values() for name in source.keep))
 
 
 class Tokenizer(Section):

@@ -261,6 +261,34 @@ def test_a_wrong_region_and_a_group_column_that_is_nowhere_are_refused(make_proj
     assert "'customer'" in refused(make_project, {"t.csv": TICKETS}, group, task="classify").what
 
 
+def test_columns_that_a_source_keeps_travel_with_its_rows_and_change_nothing_else(
+    make_project: MakeProject, examples: Rows
+) -> None:
+    lines = TICKETS.splitlines()
+    wide = [f"{lines[0]},channel", *(f"{line},{('web', 'me@x.org', '')[n % 3]}" for n, line in enumerate(lines[1:]))]
+    files = {"t.csv": "\n".join(wide) + "\n"}
+    plain, kept = (
+        examples(run.run(make_project(files, TICKETS_TOML + more, task="classify")))
+        for more in ("", 'keep = ["channel"]\n')
+    )
+    assert [row | {"kept": None} for row in kept] == plain
+    said = {json.loads(row["kept"])["channel"] if row["kept"] else None for row in kept}
+    assert said == {"web", "<EMAIL_1>", None}
+
+
+def test_a_kept_column_that_is_not_there_is_refused(make_project: MakeProject) -> None:
+    wide = TICKETS.replace("message,team", "message,team,channel", 1).replace(",a\n", ",a,web\n")
+    error = refused(make_project, {"t.csv": wide}, TICKETS_TOML + 'keep = ["chanel"]\n', task="classify")
+    assert "there is no column 'chanel'" in error.what and "channel" in (error.fix or "")
+    text = SOURCE.format("t.txt") + 'keep = ["channel"]\n'
+    assert "a txt file has no columns" in refused(make_project, {"t.txt": "No table."}, text).what
+
+
+def test_a_kept_column_must_not_be_named_like_a_slice_of_every_row(make_project: MakeProject) -> None:
+    with pytest.raises(BadSetting, match="keep can't name 'length'"):
+        make_project({"t.csv": TICKETS}, TICKETS_TOML + 'keep = ["length"]\n', task="classify")
+
+
 def database(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("create table solved (question text, answer text, at timestamp)")

@@ -37,11 +37,12 @@ def write_rows(folder: Path, task: str) -> str:
     if task == "classify":
         for name, start, stop in (("train", 0, 160), ("test", 160, 240)):
             rows = [
-                f'"my {items[i % 4]} number {i} has a problem, please <b>help</b> & hurry",{items[i % 4]}'
+                f'"my {items[i % 4]} number {i} has a problem, please <b>help</b> & hurry",{items[i % 4]},'
+                + ("app" if i % 40 < 25 else "web")
                 for i in range(start, stop)
             ]
-            (folder / f"{name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-        columns = 'text = "text"\nlabel = "label"\n'
+            (folder / f"{name}.csv").write_text("text,label,channel\n" + "\n".join(rows) + "\n")
+        columns = 'text = "text"\nlabel = "label"\nkeep = ["channel"]\n'
         train, test = 'path = "train.csv"\n', 'path = "test.csv"\nsplit = "test"\n'
         return f"[data.sources.a]\n{train}{columns}[data.sources.b]\n{test}{columns}"
     if task == "tag":

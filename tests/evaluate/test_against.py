@@ -165,7 +165,18 @@ def test_a_condition_on_a_part_is_judged_by_the_rows_of_that_part(make: Make) ->
     assert all(line.startswith("accuracy[length=") and "*" not in line for line in expanded) and len(expanded) >= 1
     assert sum(flag is not None for flag in table["near_train"]) == made.figures["overlap"]["near"]
     document = json.loads((made.path / run.METRICS).read_text())
-    assert {part["column"] for part in document["slices"]} <= {"length", "label", "near_train"}
+    assert {part["column"] for part in document["slices"]} <= {"length", "label", "near_train", "channel"}
+
+
+def test_rows_are_sliced_by_a_column_that_their_source_keeps(make: Make) -> None:
+    project, data, model = make("classify", ("accuracy[channel=app] >= 0.99", "accuracy[channel=*] >= 0.001 @point"))
+    made = run.run(project, data, model)
+    document = json.loads((made.path / run.METRICS).read_text())
+    by_value = {part["value"]: part["n"] for part in document["slices"] if part["column"] == "channel"}
+    assert by_value == {"app": 50, "web": 30}
+    lines = made.figures["verdict"]["lines"]
+    assert [line["n"] for line in lines] == [50, 50, 30]
+    assert '"channel":"web"' in (made.path / run.REPORT).read_text()
 
 
 @pytest.mark.parametrize(
@@ -174,6 +185,8 @@ def test_a_condition_on_a_part_is_judged_by_the_rows_of_that_part(make: Make) ->
         ("accuracy[lenght=long] >= 0.5", "can't be sliced by 'lenght', did you mean 'length'"),
         ("accuracy[length=lon] >= 0.5", "no test row has length = 'lon', did you mean 'long'"),
         ("accuracy[language=de] >= 0.5", "can't be sliced by 'language'"),
+        ("accuracy[chanel=web] >= 0.5", "can't be sliced by 'chanel', did you mean 'channel'"),
+        ("accuracy[channel=wbe] >= 0.5", "no test row has channel = 'wbe', did you mean 'web'"),
         ("latency_p95_ms[length=long] <= 5", "measured over all rows"),
         ("auroc >= champion", "can't be compared with the champion"),
         ("accuracy >= champoin", "neither a number nor baseline.NAME nor champion"),

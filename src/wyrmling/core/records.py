@@ -51,6 +51,7 @@ EXAMPLE_SCHEMA = pa.schema(
         ("rating", pa.bool_()),  # rating: whether the last answer was called good
         ("cluster", pa.string()),  # near-duplicate cluster, null when alone
         ("licence", pa.string()),  # of the source, null when it names none
+        ("kept", pa.string()),  # JSON {column: value} of the columns that the source keeps, null when it keeps none
         ("byte_start", pa.int64()),  # of the lines of its file that hold it, null when it is no stretch of lines
         ("byte_end", pa.int64()),
     ]

@@ -69,6 +69,7 @@ def _example(row: Row, full: Row, licences: Mapping[str, str | None]) -> dict[st
         "rating": row.label == "good" if row.kind == "rating" else None,
         "cluster": row.cluster,
         "licence": licences.get(row.source),
+        "kept": json.dumps(full.kept, ensure_ascii=False) if full.kept else None,
         **_bytes(full),
     }
 

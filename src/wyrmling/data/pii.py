@@ -51,7 +51,9 @@ class Span(NamedTuple):
 
 
 def mask_row(row: Row, region: str, names: FindNames = no_names) -> None:
-    """Replace private data in all texts of a row, in place; types and counts go to `row.redactions`."""
+    """Replace private data in a row, in place; types and counts of its texts go to `row.redactions`."""
+    if row.kept:
+        row.kept = dict(zip(row.kept, mask(list(row.kept.values()), region, names)[0], strict=True))
     before = row.pieces()
     if row.kind == "tagged":
         after, counts = _mask_words(before, region, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wyrmling.config import Source
 from wyrmling.core.errors import BadInput
@@ -28,10 +28,11 @@ TABLES = ("csv", "tsv", "json", "jsonl", "parquet", "arrow", "xlsx", "xls", "ods
 
 
 class Columns(NamedTuple):
-    """Columns that the split needs, beside those to learn from."""
+    """Columns beside those to learn from, where they are there: what the split needs, and what is kept."""
 
     group: str | None = None
     date: str | None = None
+    keep: tuple[str, ...] = ()
 
 
 NO_COLUMNS = Columns()
@@ -212,15 +213,19 @@ def _table(reading: _Reading, content: Content, family: str, table: Table, shape
     if (shape := shapes.get(table.place)) is not None:
         return [_row(reading.origin, content.name, family, item, shape, reading.columns) for item in table.rows]
     if named := _named_columns(reading.source):
-        message = f"no column {reading.source.model_dump()[named]!r} in this table"
+        message = f"no column {getattr(reading.source, named)!r} in this table"
         return [failed(reading.origin.name, content.name + table.place, family, message)]
     say(f"{content.name}{table.place}: no column says what to learn from, so it is read as a document")
     return [_row(reading.origin, content.name, family, item, None, NO_COLUMNS) for item in table.documents()]
 
 
 def _named_columns(source: Source) -> str | None:
-    names = ("text", "label", "prompt", "response", "messages", "chosen", "rejected", "rating", "words", "tags")
-    return next((name for name in names if source.model_dump()[name] is not None), None)
+    names = ("text", "label", "prompt", "response", "messages", "chosen", "rejected", "rating", "words", "tags", "keep")
+    return next((name for name in names if getattr(source, name)), None)
+
+
+def _there(cells: dict[str, Any], column: str | None) -> str | None:
+    return cell(cells, column) if column is not None and column in cells else None
 
 
 def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: Shape | None, columns: Columns) -> Row:
@@ -236,7 +241,12 @@ def _row(origin: Origin, place: str, family: str, item: Item | Problem, shape: S
         assert shape is not None
         try:
             fill(row, shape, item.value)
-            row.group, row.date = (cell(item.value, name) if name and name in item.value else None for name in columns)
+            row.group, row.date = (_there(item.value, name) for name in (columns.group, columns.date))
+            row.kept = {
+                name: value
+                for name in (*origin.source.keep, *columns.keep)
+                if (value := (_there(item.value, name) or "").strip())
+            }
         except Misfit as error:
             return failed(origin.name, where, family, str(error))
     if row.kind == "tagged" and (tags := to_bio(row.tags)) != row.tags:

@@ -33,6 +33,7 @@ class Row:
     group     value of the column `data.split.group`, None without one
     fixed     the split that the source names, None when the split is derived
     date      value of the column `data.split.date`, None without one
+    kept      values of the columns that the source keeps, by name
     spared    rules that must not drop the row, see `drop`
     reviewed  True when a person has decided about the label
     rules     what touched the row, in order; the last one decided when the verdict is dropped or error
@@ -51,6 +52,7 @@ class Row:
     group: str | None = None
     fixed: SplitName | None = None
     date: str | None = None
+    kept: dict[str, str] = field(default_factory=dict)
     spared: frozenset[str] = frozenset()
     reviewed: bool = False
     row_id: str = ""

@@ -28,7 +28,7 @@ from wyrmling.data.sketches import OnDisk
 from wyrmling.data.split import SCORED, assign
 from wyrmling.data.stored import Stored
 
-VERSION = 9
+VERSION = 10
 # Less is read by one process.
 POOL_BYTES = 16 * 2**20
 

@@ -118,7 +118,7 @@ def _told(shape: Shape, source: Source, columns: Sequence[str], where: str) -> S
 
 def _find(name: str, source: Source, columns: Sequence[str], where: str) -> Shape:
     named = {key: column for key in _SETTINGS if (column := _SETTINGS[key](source)) is not None}
-    for key, column in named.items():
+    for key, column in (*named.items(), *(("keep", column) for column in source.keep)):
         if column not in columns:
             raise _missing(name, key, column, columns, where)
     if source.chosen is not None:

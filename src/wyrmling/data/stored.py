@@ -16,13 +16,14 @@ from wyrmling.data.rows import Message, Row
 SHARD_CHARS = 8_000_000
 SHARD_ROWS = 50_000
 
-TEXTS = ("text", "words", "messages", "span")
+TEXTS = ("text", "words", "messages", "span", "kept")
 """The fields of a row that stay on disk."""
 LISTS = ("tags", "rules")
+JSON = ("redactions", "kept")
 NAMES = ("source", "family", "kind", "label", "verdict", "fixed", "language", "roles", "value", "threshold")
 """Fields with few different values, each held in memory once."""
 NOTHING: list[Any] = []
-NO_COUNTS: dict[str, int] = {}
+NO_ENTRIES: dict[str, Any] = {}
 
 
 def _schema() -> Any:
@@ -33,7 +34,7 @@ def _schema() -> Any:
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     others = {"messages": turns, "identity": pa.binary(), "key": pa.binary(), "size": pa.int64()}
     others["span"] = pa.list_(pa.int64())
-    return pa.schema({**strings, **lists, **others, "redactions": pa.string()})
+    return pa.schema({**strings, **lists, **others, **dict.fromkeys(JSON, pa.string())})
 
 
 def save_shard(path: Path, rows: Sequence[Row]) -> None:
@@ -43,7 +44,8 @@ def save_shard(path: Path, rows: Sequence[Row]) -> None:
 
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _schema().names}
     columns["messages"] = [[message._asdict() for message in row.messages] for row in rows]
-    columns["redactions"] = [json.dumps(row.redactions) if row.redactions else None for row in rows]
+    for name in JSON:
+        columns[name] = [json.dumps(value) if (value := getattr(row, name)) else None for row in rows]
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     pq.write_table(pa.table(columns, schema=_schema()), temporary, compression="zstd", compression_level=1)
     os.replace(temporary, path)
@@ -68,7 +70,8 @@ def _interned(name: str, values: list[Any]) -> list[Any]:
 
 
 def _row(fields: dict[str, Any]) -> Row:
-    fields["redactions"] = json.loads(fields["redactions"]) if fields["redactions"] else NO_COUNTS
+    for name in JSON:
+        fields[name] = json.loads(fields[name]) if fields.get(name) else NO_ENTRIES
     for name in ("words", "messages"):
         fields[name] = fields.get(name) or NOTHING
     fields.setdefault("text", "")

@@ -71,6 +71,7 @@ def make_whole(rows: Sequence[Row], clean: Clean) -> None:
         if row.label is not None:
             row.label = repair_surrogates(row.label)
         row.tags = [repair_surrogates(tag) for tag in row.tags]
+        row.kept = {name: repair_surrogates(value) for name, value in row.kept.items()}
         if row.kind in TALKS and (turns := _whole_turns(row)) != row.messages:
             row.messages = turns
             row.change("turns")

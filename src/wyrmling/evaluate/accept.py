@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from wyrmling.config import SLICED_BY, Settings
 from wyrmling.core.errors import BadSetting
 from wyrmling.evaluate import answers, judge, metrics, power
 from wyrmling.evaluate.risks import RISKS
@@ -59,7 +60,8 @@ WITH_CHAMPION: dict[str, tuple[str, ...]] = {
 }
 # The columns that rows can be sliced by; the values of `length` are always these.
 LENGTHS = ("short", "medium", "long")
-COLUMNS = ("length", "language", "source", "kind", "near_train", "label")
+# Columns that a source keeps come on top.
+COLUMNS = SLICED_BY
 
 
 @dataclass(frozen=True)
@@ -93,19 +95,34 @@ Values = Mapping[str, Sequence[str]]
 """The values of each column that the test rows can be sliced by."""
 
 
+def of(settings: Settings, labels: Sequence[str] | None = None) -> list[Criterion]:
+    """The criteria of a project, checked as far as that is possible without its test rows; see `parse`."""
+    objective = settings.objective
+    return parse(objective.accept, objective.task, labels, kept=settings.data.kept)
+
+
 def parse(
-    lines: Iterable[str], task: str, labels: Sequence[str] | None = None, values: Values | None = None
+    lines: Iterable[str],
+    task: str,
+    labels: Sequence[str] | None = None,
+    values: Values | None = None,
+    *,
+    kept: Sequence[str] = (),
 ) -> list[Criterion]:
     """The criteria of a project, checked against the task and, where they are known, its labels and slices.
 
     labels   labels or entity types of the model. None: not known yet
     values   the slices of the test rows. None: not known yet
+    kept     columns that the sources keep: slices while `values` are not known
     Raises   BadSetting that names the line and the nearest known metric, label, slice or baseline
     """
-    return [_parse(text, task, labels, values) for text in lines]
+    columns = (*COLUMNS, *kept) if values is None else tuple(values)
+    return [_parse(text, task, labels, columns, values) for text in lines]
 
 
-def _parse(text: str, task: str, labels: Sequence[str] | None, values: Values | None) -> Criterion:
+def _parse(
+    text: str, task: str, labels: Sequence[str] | None, columns: Sequence[str], values: Values | None
+) -> Criterion:
     match = _LINE.match(text)
     if match is None:
         fix = 'for example "macro_f1 >= 0.85" or "recall[refund] >= 0.8"'
@@ -117,7 +134,7 @@ def _parse(text: str, task: str, labels: Sequence[str] | None, values: Values | 
     else:
         _check_metric(text, metric, task)
     if part is not None:
-        _check_part(text, metric, part, values)
+        _check_part(text, metric, part, columns, values)
     threshold, against = _value(text, match["value"], task)
     if against is not None:
         known = comparable(task, against)
@@ -167,13 +184,13 @@ def _check_label(text: str, metric: str, label: str, task: str, labels: Sequence
         raise _bad(text, f"there is no label {label!r}{nearest(label, labels)}", _names(labels))
 
 
-def _check_part(text: str, metric: str, part: tuple[str, str], values: Values | None) -> None:
+def _check_part(text: str, metric: str, part: tuple[str, str], columns: Sequence[str], values: Values | None) -> None:
     column, value = part
     if metric in COST:
         raise _bad(text, f"{metric} is measured over all rows, not for a part of them", "leave the brackets out")
-    known = tuple(values) if values is not None else COLUMNS
-    if column not in known:
-        raise _bad(text, f"the test rows can't be sliced by {column!r}{nearest(column, known)}", _names(known))
+    if column not in columns:
+        fix = f"{_names(columns)}; any other column of a source once data.sources.NAME.keep names it"
+        raise _bad(text, f"the test rows can't be sliced by {column!r}{nearest(column, columns)}", fix)
     there = LENGTHS if column == "length" else None if values is None else values[column]
     if there is not None and value not in (*there, EVERY):
         raise _bad(text, f"no test row has {column} = {value!r}{nearest(value, there)}", _names(there))

@@ -162,7 +162,7 @@ def check_conditions(project: Project) -> None:
     """Raises BadSetting for a condition that no API can meet, before its answers are paid for."""
     task = project.settings.objective.task
     known = {*(metrics.CLASSIFY if task == "classify" else answers.NAMES), *_SPENT}
-    for line in accept.parse(project.settings.objective.accept, task):
+    for line in accept.of(project.settings):
         if line.metric not in known or line.against == accept.CHAMPION:
             raise BadSetting(
                 f"{line.text!r} can't be judged of a model behind an API",

@@ -51,7 +51,7 @@ def run(
     settings = project.settings
     task = settings.objective.task
     # Before anything is loaded: a misspelt condition should not cost minutes.
-    criteria = accept.parse(settings.objective.accept, task)
+    criteria = accept.of(settings)
     folder = _model_folder(model)
     others = opponents.of(project, criteria, folder, None if against is None else _model_folder(against))
     opponents.refuse_remote(folder, others, quantize)

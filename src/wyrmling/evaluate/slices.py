@@ -1,4 +1,4 @@
-"""Parts of the test rows: by label, length, language, source, kind and nearness to training rows; the worst first."""
+"""Parts of the test rows: by label, length, language, source, kept columns and so on; the worst first."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def columns(rows: Sequence[Example], near_train: Sequence[str | None]) -> dict[s
 
     length       short, medium or long: thirds of these rows by characters
     near_train   same, near or no: whether the row stands in the training rows too
+    Columns that a source keeps (`keep`) have the values of its rows, or unknown.
     """
     characters = np.array([len(text_of(row)) for row in rows])
     thirds = np.quantile(characters, [1 / 3, 2 / 3])
@@ -55,6 +56,8 @@ def columns(rows: Sequence[Example], near_train: Sequence[str | None]) -> dict[s
         "near_train": [flag or "no" for flag in near_train],
         "label": [row["label"] or ", ".join(row.get("labels") or ()) for row in rows],
     }
+    for name in dict.fromkeys(name for row in rows for name in row.get("kept", ())):
+        found[name] = [row["kept"].get(name, "unknown") for row in rows]
     return {name: values for name, values in found.items() if len(set(values)) > 1}
 
 

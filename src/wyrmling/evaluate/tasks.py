@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,8 @@ _NAMING = {"classify": ("label",), "tag": ("tags",), "complete": ("text",)} | di
     ("chat", "answer", "summarize"), ("prompt", "messages", "chosen")
 )
 _COLUMNS = ["row_id", "source", "origin", "kind", "text", "label", "labels", "words", "tags", "messages", "cluster"]
-# Columns that only examples.parquet has: what makes a conversation of a pair or a rated answer.
-_ANSWERS = ["chosen", "rating"]
+# Columns that only examples.parquet has so: what makes a conversation of a pair or a rated answer, and kept columns.
+_STORED = ["chosen", "rating", "kept"]
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def read_split(data: Artifact, task: str, split: str, sources: Sequence[str] | N
     wanted: list[tuple[str, str, Any]] = [("split", "=", split), ("kind", "in", KINDS[task])]
     if sources is not None:
         wanted.append(("source", "in", list(sources)))
-    table = pq.read_table(data.path / "examples.parquet", columns=[*_COLUMNS, *_ANSWERS], filters=wanted)
-    return [talk for row in table.to_pylist() if (talk := _conversation(row)) is not None]
+    table = pq.read_table(data.path / "examples.parquet", columns=[*_COLUMNS, *_STORED], filters=wanted)
+    rows = [{**row, "kept": json.loads(row["kept"]) if row["kept"] else {}} for row in table.to_pylist()]
+    return [talk for row in rows if (talk := _conversation(row)) is not None]
 
 
 def _conversation(row: Example) -> Example | None:
@@ -126,10 +128,12 @@ def read_file(project: Project, file: Path) -> list[Example]:
     task = project.settings.objective.task
     if not file.is_file():
         raise BadInput(f"{file} does not exist", where="--test", fix="name a file that can be read")
-    origin = origins.find_origin("test", _source_for(project.settings.data, task, file), project.root)
-    rows = read.read_source(origin)
+    data = project.settings.data
+    origin = origins.find_origin("test", _source_for(data, task, file), project.root)
+    # A test file may lack the columns that the sources keep: then it is not sliced by them.
+    rows = read.read_source(origin, read.Columns(keep=data.kept))
     # Cleaned like the training rows, but not judged: the quality of a test row is the user's business.
-    tidy(rows, project.settings.data.clean.model_copy(update={"profile": None, "min_chars": 1}), project.root)
+    tidy(rows, data.clean.model_copy(update={"profile": None, "min_chars": 1}), project.root)
     for row in rows:
         if (problem := _problem(row, task)) is not None:
             raise BadInput(
@@ -150,7 +154,7 @@ def _problem(row: Row, task: str) -> str | None:
 
 
 def _example(row: Row) -> Example:
-    whole = {name: getattr(row, name) for name in (*_COLUMNS, "language")}
+    whole = {name: getattr(row, name) for name in (*_COLUMNS, "language", "kept")}
     if row.labels is not None:
         whole["label"] = None
     messages = [message._asdict() for message in row.messages]

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from wyrmling import config
-from wyrmling.config import Project, TrainStep
+from wyrmling.config import Project, TrainMethod, TrainStep
 from wyrmling.core import artifact
 from wyrmling.core.artifact import Artifact, Key, write_durably
 from wyrmling.core.errors import BadInput, BadSetting, NothingToLearn, UsageError
 from wyrmling.core.log import say
 from wyrmling.flow import plan, records, stages
+from wyrmling.train.methods import METHODS
 
 if TYPE_CHECKING:
     from wyrmling.evaluate.accept import Criterion
@@ -78,7 +79,7 @@ def run(project: Project, rungs: Sequence[str] | None = None, remote: Remote = N
     from wyrmling.evaluate import accept, ladder, tasks
 
     settings, task = project.settings, project.settings.objective.task
-    accept.parse(settings.objective.accept, task)
+    accept.of(settings)
     if task in tasks.ANSWERED and settings.evaluate.answers == 0:
         what = f"the rungs of the task {task!r} are compared by their written answers, and evaluate.answers = 0"
         raise BadSetting(what, where="evaluate.answers", fix="set it to 100, for example")
@@ -167,20 +168,24 @@ def _model(project: Project, data: Artifact, name: str) -> tuple[Artifact, dict[
 def with_method(project: Project, rung: str) -> Project:
     """The project with another method in its last training step; its own one as it is.
 
+    A number of passes is kept by methods of as many: a probe's cost next to nothing, and it wants ten times as many.
     Raises   _LeftOut when there is no trained model to begin with
     """
     *before, last = project.steps
     few_shot = rung in ("zero-shot", "few-shot")
-    method = "few-shot" if few_shot else rung
+    method = cast(TrainMethod, "few-shot" if few_shot else rung)
     if last.method == method and rung != "zero-shot":
         return project
     if not before and method != "full" and project.settings.model.base == "scratch":
         raise _LeftOut('it needs a trained model to start from, and model.base is "scratch"')
-    own = {name: getattr(last, name) for name in last.model_fields_set - _OF_THE_METHOD}
+    other = set(_OF_THE_METHOD)
+    if METHODS[method].passes != METHODS[last.method].passes:
+        other |= {"epochs", "steps", "batch_tokens"}
+    own = {name: getattr(last, name) for name in last.model_fields_set - other}
     if few_shot:
         own = {name: value for name, value in own.items() if name in ("name", "objective", "sources")}
     shown: dict[str, Any] = {"few_shot": config.FewShot(examples=0)} if rung == "zero-shot" else {}
-    step = TrainStep(**own, **shown, method=method)  # type: ignore[arg-type]
+    step = TrainStep(**own, **shown, method=method)
     settings = project.settings.model_copy(update={"train": (*before, step)})
     return Project(project.root, settings)
 

@@ -95,7 +95,7 @@ def check(project: Project) -> Check:
 
     settings = project.settings
     task = settings.objective.task
-    accept.parse(settings.objective.accept, task)
+    accept.of(settings)
     planned = plan.plan(project)
     data = stages.data(project)
     rows = tasks.from_artifact(data, task)

@@ -159,10 +159,10 @@ def plan(project: Project, *, simulate: bool = False) -> Plan:
     from wyrmling.evaluate import accept
 
     settings = project.settings
-    accept.parse(settings.objective.accept, settings.objective.task)
+    accept.of(settings)
     known = facts.look(project)
     if known.names and settings.objective.task in accept.SLICED_TASKS:
-        accept.parse(settings.objective.accept, settings.objective.task, known.names)
+        accept.of(settings, known.names)
     _check_sources(project, known)
     base = base_shape(project)
     shape = base or sizing.derive_model(settings, project.steps, known.facts)

@@ -57,7 +57,7 @@ def enough(project: Project, evaluation: Artifact) -> list[str]:
     """
     from wyrmling.evaluate import accept
 
-    conditions = accept.parse(project.settings.objective.accept, project.settings.objective.task)
+    conditions = accept.of(project.settings)
     quality = [c for c in conditions if c.metric not in accept.COST]
     if not quality or any(c.label is not None or c.against is not None or c.part is not None for c in quality):
         return []
