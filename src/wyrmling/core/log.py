@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from rich.console import Console
 
 
 @dataclass
@@ -22,7 +21,6 @@ class Voice:
 
 
 voice = Voice()
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -46,7 +44,7 @@ def say(text: str) -> None:
     if voice.kept is not None:
         voice.kept.append(("say", text))
     elif not voice.quiet:
-        console.print(text, markup=False)
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -54,4 +52,5 @@ def warn(text: str) -> None:
     if voice.kept is not None:
         voice.kept.append(("warn", text))
         return
-    console.print(f"warning: {text}", style="yellow" if sys.stderr.isatty() else None, markup=False)
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\033[33mwarning: {text}\033[0m" if coloured else f"warning: {text}", file=sys.stderr, flush=True)

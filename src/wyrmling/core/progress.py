@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from wyrmling.core.log import voice
 
-from wyrmling.core.log import console, voice
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -40,15 +43,26 @@ class Bar:
         left = ""
         if self._total and done:
             left = f"  about {(now - self._started) * (self._total / done - 1):.0f} s left"
-        console.print(f"{self._title} {done:g}{total}  {note}{left}", markup=False)
+        print(f"{self._title} {done:g}{total}  {note}{left}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def bar(title: str, total: float | None = None) -> Iterator[Bar]:
     """A progress bar for the length of the block. Keep notes short: "loss 2.31  0.4 Wh"."""
-    if voice.quiet or not console.is_terminal:
+    if voice.quiet or not sys.stderr.isatty():
         yield Bar(title, total, None)
         return
+    # Commands that take no time should not wait for it.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,5 +71,5 @@ def bar(title: str, total: float | None = None) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as rich_bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as rich_bar:
         yield Bar(title, total, rich_bar)
