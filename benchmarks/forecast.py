@@ -1,15 +1,19 @@
-"""How near forecasts come: six training runs, forecast by the closed form and after a few real steps, then run.
+"""How near forecasts come: six training runs, forecast in three ways, then run.
 
 python benchmarks/forecast.py text      causal from scratch, sft full, sft lora, on the shipped stories and messages
-python benchmarks/forecast.py labels    masked from scratch, classify full, classify probe, on the shipped messages
+python benchmarks/forecast.py labels    masked from scratch, classify full, on the shipped messages
+python benchmarks/forecast.py pairs     preference (DPO) from scratch, messages with a right and a wrong category
 
-Each of the two makes a project in a temporary folder, and calls `wyrmling plan`, `wyrmling plan --calibrate` and
-`wyrmling train` in processes of their own, as a user would. Printed are minutes and peak memory, forecast and actual.
+Each makes a project in a temporary folder, and calls `wyrmling plan`, the same with `--simulate` and `--calibrate`, and
+`wyrmling train` in processes of their own, as a user would. Printed are minutes and peak memory, and each forecast over
+what happened. A forecast is for a machine that does nothing else; so with one thread it is compared with the processor
+time of the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+MESSAGES = EXAMPLES / "support-desk/data/train.csv"
 
 COMMON = """
 name = "forecast"
@@ -31,12 +36,6 @@ width = {width}
 [data.split]
 val = 0.05
 """
-TICKETS = f"""
-[data.sources.tickets]
-path = "{(EXAMPLES / "support-desk/data/train.csv").as_posix()}"
-text = "text"
-label = "category"
-"""
 PROJECTS = {
     "text": f"""
 [objective]
@@ -45,30 +44,33 @@ task = "chat"
 path = "{(EXAMPLES / "storyteller/data/stories.txt").as_posix()}"
 separator = "<|endoftext|>"
 [data.sources.asked]
-path = "{(EXAMPLES / "support-desk/data/train.csv").as_posix()}"
+path = "{MESSAGES.as_posix()}"
 prompt = "text"
 response = "category"
 [[train]]
 name = "causal"
 objective = "causal"
 sources = ["stories"]
-steps = 150
+steps = 50
 [[train]]
 name = "sft"
 objective = "sft"
 sources = ["asked"]
-steps = 150
+steps = 100
 [[train]]
 name = "lora"
 objective = "sft"
 method = "lora"
 sources = ["asked"]
-steps = 150
+steps = 100
 """,
     "labels": f"""
 [objective]
 task = "classify"
-{TICKETS}
+[data.sources.tickets]
+path = "{MESSAGES.as_posix()}"
+text = "text"
+label = "category"
 [[train]]
 name = "masked"
 objective = "masked"
@@ -76,14 +78,30 @@ steps = 150
 [[train]]
 name = "full"
 objective = "classify"
-epochs = 3
+steps = 150
+""",
+    "pairs": """
+[objective]
+task = "chat"
+[data.sources.pairs]
+path = "pairs.jsonl"
 [[train]]
-name = "probe"
-objective = "classify"
-method = "probe"
-epochs = 60
+name = "preference"
+objective = "preference"
+steps = 100
 """,
 }
+
+
+def write_pairs(path: Path) -> None:
+    """Each message with its category, and with that of a message 100 rows on as the worse answer."""
+    with MESSAGES.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    with path.open("w", encoding="utf-8") as out:
+        for row, other in zip(rows, rows[100:] + rows[:100], strict=True):
+            if row["category"] != other["category"]:
+                pair = {"prompt": row["text"], "chosen": row["category"], "rejected": other["category"]}
+                out.write(json.dumps(pair) + "\n")
 
 
 def wyrmling(project: Path, *arguments: str) -> dict[str, Any]:
@@ -93,25 +111,35 @@ def wyrmling(project: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def compared(project: Path) -> list[dict[str, Any]]:
+def compared(project: Path, *, threads: int) -> list[dict[str, Any]]:
     """One row per run: forecasts and what happened."""
     wyrmling(project, "tokenizer")
-    closed, calibrated = wyrmling(project, "plan"), wyrmling(project, "plan", "--calibrate")
+    plans = {
+        "closed": wyrmling(project, "plan"),
+        "simulated": wyrmling(project, "plan", "--simulate"),
+        "calibrated": wyrmling(project, "plan", "--calibrate"),
+    }
     last = wyrmling(project, "train")
     rows = []
     for step in [*last["steps_before"], last]:
-        actual = {"minutes": step["seconds"] / 60, "memory_gb": step["peak_memory_gb"], "kwh": step["wh"] / 1000}
-        row: dict[str, Any] = {"run": step["name"], "steps": step["steps"]}
-        for name, value in actual.items():
-            row[name] = value
-            for kind, plan in (("closed", closed), ("calibrated", calibrated)):
-                row[f"{name}_{kind}"] = plan["stages"][f"train {step['name']}"][name]["value"] / value
+        took = {"minutes": step["seconds"] / 60, "memory_gb": step["peak_memory_gb"]}
+        row: dict[str, Any] = {
+            "run": step["name"],
+            "steps": step["steps"],
+            "processor": step["cpu_seconds"] / 60,
+            **took,
+        }
+        if threads == 1:
+            took["minutes"] = row["processor"]
+        for kind, plan in plans.items():
+            said = plan["stages"][f"train {step['name']}"]
+            row[kind] = {name: said[name]["value"] / value for name, value in took.items()}
         rows.append(row)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=PROJECTS)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
@@ -121,15 +149,18 @@ def main() -> None:
         project = Path(folder)
         common = COMMON.format(layers=asked.layers, width=asked.width, threads=asked.threads)
         (project / "wyrmling.toml").write_text(common + PROJECTS[asked.which])
-        rows = compared(project)
-    print(f"{'run':<10} steps  minutes  closed  calibrated |    GB  closed  calibrated | Wh: closed  calibrated")
+        if asked.which == "pairs":
+            write_pairs(project / "pairs.jsonl")
+        rows = compared(project, threads=asked.threads)
+    heads = ("run", "steps", "minutes", "of a core", "closed form", "real steps")
+    heads += ("peak GB", "closed form", "simulated", "real steps")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for row in rows:
-        print(
-            f"{row['run']:<10} {row['steps']:>5} {row['minutes']:>8.2f} {row['minutes_closed']:>7.2f} "
-            f"{row['minutes_calibrated']:>11.2f} | {row['memory_gb']:>5.2f} {row['memory_gb_closed']:>7.2f} "
-            f"{row['memory_gb_calibrated']:>11.2f} | {row['kwh_closed']:>10.2f} {row['kwh_calibrated']:>11.2f}"
-        )
-    print("closed and calibrated: forecast over what happened")
+        closed, simulated, calibrated = (row[kind] for kind in ("closed", "simulated", "calibrated"))
+        times = (row["minutes"], row["processor"], closed["minutes"], calibrated["minutes"])
+        memory = (row["memory_gb"], closed["memory_gb"], simulated["memory_gb"], calibrated["memory_gb"])
+        figures = " | ".join(f"{value:.2f}" for value in (*times, *memory))
+        print(f"| {row['run']} | {row['steps']} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,15 @@ def test_other_numbers_of_documents_and_learned_tokens_make_no_other_sizes(head:
     assert many.seen == few.seen
 
 
+def test_a_pass_over_all_rows_without_gradients_makes_no_other_sizes_either() -> None:
+    one, seen = model("next"), []
+    for documents in (61, 63):
+        with Sizes() as sizes, torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            one.features(torch.zeros(8 * documents, dtype=torch.int64), Segments([8] * documents))
+        seen.append(sizes.seen)
+    assert seen[0] and seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("head", ["masked", "classes"])
 def test_the_rows_of_filler_change_neither_answers_nor_gradients(head: HeadName) -> None:
     one = model(head)

@@ -81,6 +81,8 @@ def test_a_run_at_an_even_pace_takes_what_a_calibration_of_it_says(small: Small)
     assert said["minutes"] * 60 == pytest.approx(2 + 95 * 0.5 + 10 * 1 + 3)
     assert said["kwh"] * 1000 == pytest.approx(0.1 * said["minutes"] * 60)
     assert said["memory_gb"] == 0.7
+    # Kept waiting by others for half of its time, it takes half as long without them.
+    assert replace(even, share=0.5).run(derived)["minutes"] == pytest.approx(said["minutes"] / 2)
     # Where memory grew, it goes on growing by the same with each doubling, up to a limit; or as earlier steps let it.
     growing = replace(even, grown=0.1)
     more = [growing.still_to_grow(steps) for steps in (5, 10, 20, 40, 2000, 20_000)]
@@ -105,7 +107,18 @@ def test_a_brief_run_is_taken_apart_into_start_steps_look_and_end(small: Small, 
     assert found.start + found.step == pytest.approx(first)
     parts = found.start + 6 * found.step + 2 * found.look + found.end
     assert parts == pytest.approx(made.cost["seconds"], rel=0.2)
-    assert found.memory_gb == made.cost["peak_memory_gb"]
+    assert found.memory_gb == made.cost["peak_memory_gb"] and found.share == 1
+    alone = calibrate.measured(made, alone=True)
+    assert alone.share == pytest.approx(min(1.0, made.cost["cpu_seconds"] / made.cost["seconds"]))
+    assert 0.1 < alone.share
+
+
+def test_a_run_that_its_budget_ended_early_teaches_nothing_about_a_whole_one(small: Small, tmp_path: Path) -> None:
+    step = 'train=[{name="s", objective="causal", sources=["stories"], steps=500}]'
+    project = small.with_settings(step, "objective.budget.hours=1e-6", root=tmp_path)
+    made = run.run_all(project, small.data, small.tokens)
+    assert made[-1].figures["stopped"] == "budget" and made[-1].figures["steps"] < 500
+    assert records.remember(project, made) == 0
 
 
 def test_records_of_the_very_same_work_count_before_all_others() -> None:

@@ -15,6 +15,7 @@ from wyrmling.model.transformer import ModelConfig
 from wyrmling.train import forecast, workload
 from wyrmling.train.cross_entropy import CHUNK_ROWS, cross_entropy_sum
 from wyrmling.train.effort import effort_of
+from wyrmling.train.facts import facts_of
 from wyrmling.train.forecast import Pricing, Range, correct, priced, step_forecast, total
 from wyrmling.train.optim import Group, Optimizer
 from wyrmling.train.sizing import Facts, Shape, SourceFacts, derive_step
@@ -154,6 +155,19 @@ def test_the_total_adds_times_and_takes_the_largest_memory():
     assert whole.minutes.high == pytest.approx(small.minutes.high + large.minutes.high)
     assert whole.memory_gb.value == large.memory_gb.value
     assert whole.usd.value == pytest.approx(small.usd.value + large.usd.value)
+
+
+def test_a_step_keeps_the_memory_of_those_before_it(small):
+    large, little = (
+        '{name="a", objective="causal", sources=["stories"], batch_tokens=60000}',
+        '{name="b", objective="sft"}',
+    )
+    both = small.with_settings(f"train=[{large}, {little}]")
+    alone = small.with_settings(f"train=[{little}]")
+    facts = facts_of(both, small.store())
+    found = forecast.forecast(both, facts)
+    assert found["b"].memory_gb == found["a"].memory_gb
+    assert forecast.forecast(alone, facts)["b"].memory_gb.value < found["b"].memory_gb.value
 
 
 def record(minutes, objective="causal", memory=1.0):

@@ -47,6 +47,8 @@ class Cost:
     peak_memory_gb: float
     usd: float
     kg_co2: float
+    cpu_seconds: float = 0.0
+    """Processor time of all threads and children; of work that was taken up again, since then."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -152,6 +154,7 @@ class Meter:
             peak_memory_gb=self._peak_gb,
             usd=self.tariff.usd(self._seconds, kwh),
             kg_co2=self.tariff.kg_co2(kwh),
+            cpu_seconds=self._cpu_seconds,
         )
 
     def parts(self) -> tuple[Part, ...]:

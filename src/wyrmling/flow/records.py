@@ -19,9 +19,9 @@ from wyrmling.train.forecast import FLOPS, Quantity
 def remember(project: Project, steps: Iterable[Artifact]) -> int:
     """Keep forecast and actual of the training steps that were made just now; how many those were.
 
-    A step that was found, not made, or that has no forecast teaches nothing.
+    A step that was found, not made, that has no forecast, or that ended before its last update teaches nothing.
     """
-    made = [step for step in steps if not step.reused and step.manifest["forecast"]]
+    made = [s for s in steps if not s.reused and s.manifest["forecast"] and s.figures.get("stopped") is None]
     if not made:
         return 0
     objectives = {step.name: step.objective for step in project.steps}

@@ -156,6 +156,7 @@ def train_document(made: Artifact) -> dict[str, Any]:
         "tokens": made.figures["tokens"],
         "loss": made.figures["loss"],
         "seconds": made.cost["seconds"],
+        "cpu_seconds": made.cost.get("cpu_seconds"),
         "wh": made.cost["wh"],
         "meter": made.cost["meter"],
         "peak_memory_gb": made.cost["peak_memory_gb"],

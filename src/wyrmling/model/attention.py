@@ -208,7 +208,7 @@ class Segments:
         from wyrmling.model import flat_attention
 
         flat = flat_attention.serves(device)
-        even = torch.is_grad_enabled() and in_16_bits_on_a_cpu(device)
+        even = in_16_bits_on_a_cpu(device)
         key = (device, flat, even, width)
         if key not in self._plans:
             # Outside inference mode, whose tensors could not take part in training later.

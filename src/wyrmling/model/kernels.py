@@ -28,21 +28,17 @@ def even_size(rows: int) -> int:
 
 def even_rows(x_RI: Tensor) -> Tensor:
     """With rows of zeros up to such a size, where a product would else have a size that seldom comes again."""
-    if not _keeps_kernels(x_RI):
+    if x_RI.device.type != "cpu" or not (x_RI.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
         return x_RI
     return F.pad(x_RI, (0, 0, 0, even_size(len(x_RI)) - len(x_RI)))
 
 
 def on_even_rows(layer: Callable[[Tensor], Tensor], x_RI: Tensor) -> Tensor:
-    """layer(x_RI), while training by a product of such a size."""
-    if not (torch.is_grad_enabled() and _keeps_kernels(x_RI)):
+    """layer(x_RI), under autocast by a product of such a size."""
+    if x_RI.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         # Nothing here may ask for the number of rows: an exported model would then be for that number alone.
         return layer(x_RI)
     return layer(even_rows(x_RI))[: len(x_RI)]
-
-
-def _keeps_kernels(x: Tensor) -> bool:
-    return x.device.type == "cpu" and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
 
 
 class _RmsNorm(torch.autograd.Function):

@@ -38,6 +38,7 @@ LOOKS = 2
 class Calibration:
     """What a few real steps showed; times in seconds, `wh` and `memory_gb` of the whole of it.
 
+    share   of its time that the process was not kept waiting by others; 1 where that can't be told
     start   what comes once: rows, checks, model, and what the first step and the first look took longer than others
     end     after the last look: checkpoint, model folder, probes
     grown   GB by which the peak memory rose from the second step, the first with moments, to the last
@@ -52,6 +53,7 @@ class Calibration:
     wh: float
     memory_gb: float
     grown: float
+    share: float = 1.0
 
     def still_to_grow(self, steps: int) -> float:
         """GB by which so many steps let the memory grow beyond what these few showed."""
@@ -66,7 +68,7 @@ class Calibration:
         before_gb   by how much more the steps before it let the memory grow than they did while calibrating
         """
         looks = math.ceil(derived.steps / derived.evaluate_every)
-        total = self.start + derived.steps * self.step + looks * self.look + self.end
+        total = self.share * (self.start + derived.steps * self.step + looks * self.look + self.end)
         kwh = self.wh / 1000 * total / self.whole
         memory = self.memory_gb + max(before_gb, self.still_to_grow(derived.steps))
         return {"minutes": total / 60, "memory_gb": memory, "kwh": kwh}
@@ -86,12 +88,13 @@ def calibrate(
     with tempfile.TemporaryDirectory(dir=project.runs, prefix=".calibration-") as place:
         made: list[Artifact] = []
         for step in project.steps:
-            if not _fits(project, step, works[step.name][1]):
+            derived, work = works[step.name]
+            if not _fits(project, step, work):
                 return
-            brief = _brief(step, *works[step.name])
+            brief = _brief(step, derived, work)
             made.append(run.run(_unlimited(project, Path(place)), data, tokens, brief, base, earlier=made))
             base = made[-1].path / "model"
-            yield step.name, measured(made[-1])
+            yield step.name, measured(made[-1], alone=work.device == "cpu" and work.threads == 1)
 
 
 def _fits(project: Project, step: TrainStep, work: Work) -> bool:
@@ -121,8 +124,11 @@ def _unlimited(project: Project, place: Path) -> Project:
     return Project(root=place, settings=settings)
 
 
-def measured(made: Artifact) -> Calibration:
-    """What the journal and the cost of a brief training step say."""
+def measured(made: Artifact, *, alone: bool = False) -> Calibration:
+    """What the journal and the cost of a brief training step say.
+
+    alone   one thread did the work: on a machine without other programs it takes as long as its processor time
+    """
     done, looks = steps.read(made.path / steps.STEPS_FILE)
     took = {look["step"]: look["look_seconds"] for look in looks}
     ends, look = [line["seconds"] for line in done], looks[-1]["look_seconds"] if looks else 0.0
@@ -141,5 +147,6 @@ def measured(made: Artifact) -> Calibration:
         whole=cost["seconds"],
         wh=cost["wh"],
         memory_gb=cost["peak_memory_gb"],
+        share=min(1.0, cost["cpu_seconds"] / cost["seconds"]) if alone else 1.0,
         grown=done[-1]["memory_gb"] - done[min(1, len(done) - 1)]["memory_gb"],
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 from typing import Literal
 
@@ -36,9 +37,9 @@ LEAST_BAND = 1.15
 RECORDS, SAME_RECORDS = 8, 3
 # What is left once the same work was measured here, by real steps or to its end (on a machine shared with others, see
 # benchmarks/RESULTS.md).
-SAME_BAND: Mapping[Quantity, float] = {"minutes": 1.25, "memory_gb": 1.25, "kwh": 1.3}
+SAME_BAND: Mapping[Quantity, float] = {"minutes": 1.25, "memory_gb": 1.1, "kwh": 1.3}
 # What is left of memory that was counted by train/simulate.py (six runs, docs/plan.md).
-SIMULATED_BAND = 1.15
+SIMULATED_BAND = 1.3
 # What a forecast of the same work rests on.
 REAL_STEPS = "real steps"
 # Two steps of an objective whose FLOPs differ by less are the same work; a padded vocabulary makes some difference.
@@ -274,6 +275,7 @@ def forecast(
 ) -> dict[str, Forecast]:
     """The forecast of every train step by its name, in order, for the arguments of `works`; `total` adds them up.
 
+    Their memory is that of one process for all, which keeps what a step has freed for the next one.
     simulated   count the memory of what was not measured here with tensors that have no values: seconds for each step
     """
     pricing = Pricing.of(project)
@@ -282,6 +284,10 @@ def forecast(
     for step in project.steps if simulated else ():
         if forecasts[step.name].basis != REAL_STEPS:
             forecasts[step.name] = _with_simulated_memory(forecasts[step.name], step, *found[step.name])
+    for before, name in pairwise(forecasts):
+        one, kept = forecasts[name], forecasts[before].memory_gb
+        if one.basis != REAL_STEPS and kept.value > one.memory_gb.value:
+            forecasts[name] = replace(one, memory_gb=kept)
     return forecasts
 
 

@@ -26,7 +26,7 @@ from wyrmling.model.design import FamilyName
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig, padded_vocab
 from wyrmling.train import trainable
-from wyrmling.train.assemble import Numerics, optimizer_for
+from wyrmling.train.assemble import VALIDATION_TOKENS, Numerics, optimizer_for
 from wyrmling.train.cross_entropy import token_nats
 from wyrmling.train.objectives import OBJECTIVES
 from wyrmling.train.sizing import Derived, Shape
@@ -37,10 +37,9 @@ from wyrmling.train.workload import BASE_GB, Work, merging_bytes
 FEW, STEPS = (2, 4), 2
 
 
-# Beside the tensors: a process that trains on a CPU, in GB, and by how much the heap is larger than what passes through
-# it, for the holes that batches of ever other sizes leave (six runs, docs/plan.md). A board's are assumed.
-PROCESS_GB: dict[Device, float] = {"cpu": 0.44, "cuda": BASE_GB["cuda"]}
-HOLES: dict[Device, float] = {"cpu": 1.6, "cuda": 1.1}
+# By how much the heap is larger than what passes through it, for the holes that batches of ever other sizes leave (the
+# peaks of whole runs, benchmarks/forecast.py). A board's are assumed.
+HOLES: dict[Device, float] = {"cpu": 1.9, "cuda": 1.1}
 
 
 class Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -82,7 +81,7 @@ def memory_gb(step: TrainStep, work: Work, derived: Derived) -> float | None:
     if found is None:
         return None
     learning = found.kept + HOLES[work.device] * found.passing
-    return PROCESS_GB[work.device] + max(learning, merging_bytes(work)) / 1e9
+    return BASE_GB[work.device] + max(learning, merging_bytes(work)) / 1e9
 
 
 def simulate(step: TrainStep, work: Work, derived: Derived) -> Bytes | None:
@@ -106,13 +105,13 @@ def simulate(step: TrainStep, work: Work, derived: Derived) -> Bytes | None:
 
 
 def _taken(step: TrainStep, work: Work, derived: Derived) -> Bytes:
-    """The bytes of the second step."""
-    numerics, tokens = Numerics(threads=1, dtype=work.dtype), min(work.micro_batch_tokens, work.batch_tokens)
-    length = max(1, min(round(work.length), work.shape.context, tokens))
-    segments = Segments([length] * max(1, round(tokens / length)))
+    """The bytes of the second step, or of a look at the validation rows if that needs more."""
+    numerics = Numerics(threads=1, dtype=work.dtype)
+    looked_at = work.looked_at * derived.evaluate_every / derived.steps
     with numerics.autocast("cpu"):
-        # A layout needs the lengths, which tensors without values don't have; it is kept for the model to find.
-        segments.plan(torch.device("cpu"), work.shape.width)
+        segments = _segments(work, min(work.micro_batch_tokens, work.batch_tokens))
+        with torch.no_grad():
+            seen = _segments(work, min(VALIDATION_TOKENS, round(looked_at)))
     with FakeTensorMode(allow_non_fake_inputs=True), Held() as held:
         head = OBJECTIVES[step.objective].head
         model = Model(config_of(work.shape, derived.dropout), head, work.outputs, seed=None)
@@ -128,7 +127,20 @@ def _taken(step: TrainStep, work: Work, derived: Derived) -> Bytes:
             del loss
             optimizer.step(1.0)
             optimizer.zero_grad()
+        if looked_at:
+            model.eval()
+            with torch.no_grad(), numerics.autocast("cpu"):
+                loss_of(model, seen, work)
         return Bytes(held.now, held.most - held.now)
+
+
+def _segments(work: Work, tokens: int) -> Segments:
+    """Documents of mean length, with the layout that they have in the arithmetic of now."""
+    length = max(1, min(round(work.length), work.shape.context, tokens))
+    segments = Segments([length] * max(1, round(tokens / length)))
+    # A layout needs the lengths, which tensors without values don't have; it is kept for the model to find.
+    segments.plan(torch.device("cpu"), work.shape.width)
+    return segments
 
 
 def loss_of(model: Model, segments: Segments, work: Work) -> Tensor:

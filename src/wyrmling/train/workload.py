@@ -33,8 +33,9 @@ DROPOUT = 0.015
 START_SECONDS = 3.5
 # Memory of the process before the model is there: Python, torch and the libraries of the stage, in GB.
 BASE_GB = {"cpu": 0.54, "cuda": 1.3}
-# What backward needs beside the kept activations, and what the allocator can't use again (6 runs are within 10 %).
-KEPT_TWICE = 1.3
+# What backward needs beside the kept activations, and the holes that batches of ever other sizes leave in the heap (the
+# peaks of whole runs, benchmarks/forecast.py).
+KEPT_TWICE = 1.9
 # Bytes of moments per weight; with Muon those of the weights that AdamW moves.
 MOMENT_BYTES: dict[OptimizerName, int] = {"muon": 8, "adamw": 8, "adamw_8bit": 2, "sgd": 4}
 # The chunked loss holds this many rows of logits, three times over.
