@@ -14,6 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
+from wyrmling.cli import app
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
@@ -73,6 +77,24 @@ def wyrmling(*arguments: object, cwd: Path | None = None, check: bool = True) ->
 def ask(*arguments: object, cwd: Path | None = None) -> dict:
     """The JSON document that a verb prints."""
     return json.loads(wyrmling(*arguments, "--json", cwd=cwd).stdout)
+
+
+def here(*arguments: object) -> Result:
+    """The same in this process, where a new one would mostly import torch: for what is said, not for how it starts."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+    finally:
+        torch.set_num_threads(threads)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def ask_here(*arguments: object) -> dict:
+    """The JSON document that a verb prints, in this process."""
+    return json.loads(here(*arguments, "--json").stdout)
 
 
 def write_small_project(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shell import ask, served, write_small_project, wyrmling
+from shell import ask, ask_here, served, write_small_project, wyrmling
 
 
 def post(url: str, body: dict) -> dict:
@@ -62,15 +62,15 @@ def test_changing_a_setting_reruns_that_stage_and_those_after_it(changed):
 
 
 def test_the_documents_that_scripts_rely_on(small_project):
-    data = ask("data", "--project", small_project)
+    data = ask_here("data", "--project", small_project)
     assert {"read", "kept", "dropped", "errors", "by_rule", "artifact"} <= data.keys()
     assert data["read"] == data["kept"] + data["dropped"] + data["errors"]
-    train = ask("train", "--project", small_project)
+    train = ask_here("train", "--project", small_project)
     assert {"steps", "tokens", "loss", "seconds", "wh", "peak_memory_gb", "model", "forecast"} <= train.keys()
-    evaluate = ask("evaluate", "--project", small_project)
+    evaluate = ask_here("evaluate", "--project", small_project)
     assert {"rows", "metrics", "baselines", "verdict", "report"} <= evaluate.keys()
     assert {"value", "low", "high", "n", "signature"} <= evaluate["metrics"]["accuracy"].keys()
-    plan = ask("plan", "--project", small_project)
+    plan = ask_here("plan", "--project", small_project)
     for name in ("minutes", "memory_gb", "usd", "kwh", "kg_co2"):
         assert plan[name]["low"] <= plan[name]["value"] <= plan[name]["high"]
 
@@ -90,7 +90,7 @@ def test_serve_ask_rate(small_project):
         assert [row["index"] for row in answer["data"]] == [0, 1]
         for row in answer["data"]:
             assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-        shell = ask("classify", "--project", small_project, "--model", "support-desk", "Where is my card?")
+        shell = ask_here("classify", "--project", small_project, "--model", "support-desk", "Where is my card?")
         for label, probability in shell["data"][0]["probabilities"].items():
             assert answer["data"][0]["probabilities"][label] == pytest.approx(probability, abs=1e-4)
         receipt = post(f"{address}/v1/feedback", {"id": answer["id"], "rating": "up", "correction": "card_arrival"})
@@ -112,7 +112,7 @@ def test_export_gives_a_folder_that_transformers_reads(small_project, tmp_path):
     text = "My card was stolen yesterday"
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
-    ours = ask("classify", "--model", out, text, cwd=tmp_path)["data"][0]["probabilities"]
+    ours = ask_here("classify", "--model", out, text)["data"][0]["probabilities"]
     from wyrmling.tokenizer.tokenizer import Tokenizer
 
     ids = Tokenizer.load(out).document(text)
@@ -131,10 +131,10 @@ def test_the_same_project_twice_gives_the_same_weights(small_project, tmp_path):
 
 def test_promote_and_rollback(changed):
     copy, _ = changed
-    versions = ask("models", "list", "--project", copy)["models"]
+    versions = ask_here("models", "list", "--project", copy)["models"]
     assert [v["aliases"] for v in versions] == [["previous"], ["champion"]]
     assert ask("models", "rollback", "--project", copy)["version"] == 1
-    assert ask("models", "promote", "support-desk:2", "--project", copy)["aliases"] == ["champion"]
+    assert ask_here("models", "promote", "support-desk:2", "--project", copy)["aliases"] == ["champion"]
 
 
 def test_a_condition_that_fails_says_so_by_its_exit_code(small_project, tmp_path):
@@ -144,5 +144,5 @@ def test_a_condition_that_fails_says_so_by_its_exit_code(small_project, tmp_path
     failed = wyrmling("run", "--project", copy, "--json", "--set", 'objective.accept=["accuracy < 0.01"]', check=False)
     assert failed.returncode == 3, failed.stderr
     assert json.loads(failed.stdout)["verdict"]["status"] == "FAIL"
-    aliases = {a for v in ask("models", "list", "--project", copy)["models"] for a in v["aliases"]}
+    aliases = {a for v in ask_here("models", "list", "--project", copy)["models"] for a in v["aliases"]}
     assert "champion" in aliases

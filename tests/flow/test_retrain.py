@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shell import EXAMPLES, INTENTS, ask, served, wyrmling
+from shell import EXAMPLES, INTENTS, ask, ask_here, here, served
 from wyrmling import config
 from wyrmling.core.errors import UsageError
 from wyrmling.core.reviews import Reviews
@@ -89,7 +89,7 @@ def test_corrections_over_http_become_the_champion_and_one_command_goes_back(fol
             right = answer["data"][0]["label"] == label
             said = {"rating": "up"} if right else {"rating": "down", "correction": label}
             post(address, "/v1/feedback", {"id": answer["id"], "prompt": text, "user": user, **said})
-        assert ask("feedback", "accept", "--all", "--project", folder)["counts"]["unused"] == 60
+        assert ask_here("feedback", "accept", "--all", "--project", folder)["counts"]["unused"] == 60
 
         def keep_asking() -> None:
             while not stop.is_set():
@@ -120,9 +120,9 @@ def test_corrections_over_http_become_the_champion_and_one_command_goes_back(fol
         assert failures == []
 
     # The same again changes nothing: the decision was taken, and a person went back since.
-    again = wyrmling("retrain", "--project", folder)
+    again = here("retrain", "--project", folder)
     assert "support-desk:2 was promoted before" in again.stdout
-    waiting = wyrmling("retrain", "--when-needed", "--project", folder)
+    waiting = here("retrain", "--when-needed", "--project", folder)
     assert "not needed: 0 of 40" in waiting.stdout
     with closing(Store.open(config.load(folder).database_url)) as store:
         assert store.resolve("support-desk").version == 1
@@ -132,7 +132,7 @@ def test_corrections_over_http_become_the_champion_and_one_command_goes_back(fol
         (file,) = (folder / "runs" / "feedback").glob("*/examples.jsonl")
         line = json.loads(file.read_text().splitlines()[0])
         assert store.find_usage(line["answer_id"]) is not None
-        why = ask("data", "why", f"{file.relative_to(folder).as_posix()}:1", "--project", folder)
+        why = ask_here("data", "why", f"{file.relative_to(folder).as_posix()}:1", "--project", folder)
         assert why is not None
 
 
