@@ -2,6 +2,7 @@
 
     python benchmarks/oracles.py [--cases 1000] [--conlleval FILE] [--wnut FOLDER]
 
+Partial entity scores are compared where nervaluate is installed (1.2.1; no dependency of the project).
 --conlleval is tests/data/ground_truth.txt of seqeval, for which conlleval.pl says P 68.83, R 80.83, F1 74.35.
 --wnut is a folder with emerging.test.annotated and the submissions of WNUT-17 (leondz/emerging_entities_17), whose
 entity F1 the shared task's paper reports. Prints the largest difference of each.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +120,26 @@ def tagging(rng: np.random.Generator) -> float:
     return _largest([pair for pair in pairs if pair[0] is not None])
 
 
+def partly(rng: np.random.Generator) -> float:
+    """Entities of any type that overlap count half."""
+    from nervaluate import Evaluator
+
+    lengths = rng.integers(1, 15, int(rng.integers(1, 8))).tolist()
+    gold, said = ([_tags(rng, n, "BI") for n in lengths] for _ in range(2))
+    types = entities.entity_types(gold, said)
+    if not types:
+        return 0.0
+    outcome = TagOutcome(gold, said, types, resamples=FEW)
+    spans = (
+        [[{"label": one.type, "start": one.start, "end": one.end} for one in entities.entities(row)] for row in rows]
+        for rows in (gold, said)
+    )
+    found = Evaluator(*spans, tags=types, loader="dict").evaluate()["overall"]["partial"]
+    pairs = [(outcome.score(f"partial_entity_{name}").value, getattr(found, name)) for name in ("precision", "recall")]
+    pairs.append((outcome.score("partial_entity_f1").value, found.f1))
+    return _largest([pair for pair in pairs if pair[0] is not None])
+
+
 def _sentences(rng: np.random.Generator) -> tuple[list[str], list[str]]:
     def one() -> str:
         return " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), int(rng.integers(0, 12))))
@@ -168,6 +190,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "probabilities": (probabilities, "scikit-learn"),
     "several labels a row": (multilabel, "scikit-learn"),
     "entities": (tagging, "seqeval"),
+    **({"entities in part": (partly, "nervaluate")} if find_spec("nervaluate") else {}),
     "BLEU, chrF": (translation, "sacrebleu"),
     "ROUGE": (summaries, "rouge-score"),
     "Wilson, McNemar": (proportions, "scipy"),

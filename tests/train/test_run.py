@@ -13,7 +13,7 @@ import pytest
 
 from train.small import Small
 from wyrmling.config import Project
-from wyrmling.core.artifact import Artifact, file_digest
+from wyrmling.core.artifact import Artifact, digest, file_digest
 from wyrmling.core.errors import BadSetting, NothingToLearn
 from wyrmling.model import folder, probes
 from wyrmling.tokenizer.tokenizer import Tokenizer
@@ -122,12 +122,20 @@ def test_only_the_head_moves_when_probing(small: Small, tmp_path: Path) -> None:
     assert all(before[name].equal(after[name]) for name in before)
 
 
-def test_patience_ends_the_run_at_the_best_look(small: Small, tmp_path: Path) -> None:
-    made = one_step("classify", "tickets", small, tmp_path, "steps=40", "evaluate_every=1", "patience=3", "lr=1e-9")
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy"])
+def test_patience_ends_the_run_at_the_best_look(small: Small, tmp_path: Path, metric: str) -> None:
+    """Best by the metric that objective.accept names."""
+    step = '{name="s", objective="classify", sources=["tickets"], steps=40, evaluate_every=1, patience=3, lr=1e-9}'
+    accept = json.dumps([f"{metric} >= 0.5", "latency_p95_ms <= 1e9"])
+    project = small.with_settings(
+        f"train=[{step}]", 'objective.task="classify"', f"objective.accept={accept}", root=tmp_path
+    )
+    made = train(project, small)[-1]
+    assert made.figures["objective"] == digest(project.settings.objective.model_dump(mode="json"))
     assert made.figures["stopped"] == "patience" or made.figures["steps"] == 40
     looks = [json.loads(line) for line in (made.path / "steps.jsonl").read_text().splitlines() if '"val"' in line]
-    best = max(line["val"]["macro_f1"] for line in looks)
-    assert made.figures["val"]["macro_f1"] == best
+    best = max(line["val"][metric] for line in looks)
+    assert made.figures["val"][metric] == best
 
 
 @pytest.mark.parametrize("limit", ["hours=0.0001", "usd=1e-9", "kwh=1e-7"])

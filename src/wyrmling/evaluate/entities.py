@@ -92,7 +92,7 @@ def partial_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[s
 
     Each predicted entity is matched with at most one gold entity: with one of the same span, else with the first free
     one that it overlaps.
-    Source   MUC-5 "partial"; SemEval 2013, task 9.1; equal to nervaluate where it matches each gold entity once
+    Source   MUC-5 "partial"; SemEval 2013, task 9.1; the "partial" scores of nervaluate (benchmarks/oracles.py)
     """
     counts = np.zeros((len(gold), 3, 1))
     for row, (gold_tags, predicted_tags) in enumerate(zip(gold, predicted, strict=True)):

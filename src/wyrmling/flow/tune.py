@@ -51,12 +51,12 @@ class Judge:
 
 def judge_of(project: Project, space: Space) -> Judge:
     """What the last train step is judged by; bits per byte where trials may differ in their tokens."""
-    from wyrmling.train.look import JUDGES
+    from wyrmling.train import judges
 
-    objective = project.steps[-1].objective
-    if objective in TEXT and any(key.startswith(("tokenizer.", "data.", "model.base")) for key in space):
+    step = project.steps[-1]
+    if step.objective in TEXT and any(key.startswith(("tokenizer.", "data.", "model.base")) for key in space):
         return Judge("bits_per_byte", False)
-    return Judge(*JUDGES[objective])
+    return Judge(*judges.judge_of(project.settings, step))
 
 
 def tune(project: Project, over: Mapping[str, str]) -> Search:

@@ -28,7 +28,8 @@ from wyrmling.train.assemble import Job, Look, Numerics
 from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
 from wyrmling.train.journal import Journal
-from wyrmling.train.look import JUDGES, is_better, look
+from wyrmling.train.judges import judge_of
+from wyrmling.train.look import is_better, look
 from wyrmling.train.loop import Step, step_seed, steps
 from wyrmling.train.objectives import LossFunction
 from wyrmling.train.optim import SCHEDULES, Optimizer
@@ -265,14 +266,14 @@ class Course:
         with self.pace.look():
             figures = self.figures(self.model, self.looks, self.team)
         log.write({"step": number, "val": figures, "look_seconds": round(self.pace.look_seconds, 4)})
-        if is_better(objective, figures, progress.best):
+        judge = judge_of(self.job.project.settings, self.job.step)
+        if is_better(judge, figures, progress.best):
             progress.looks_without_gain = 0
             progress.best, progress.best_step = figures, number
             progress.best_weights = {name: value.clone() for name, value in trainable.state(self.model).items()}
         else:
             progress.looks_without_gain += 1
-        judge = JUDGES[objective].name
-        if judge in figures:
+        if judge.name in figures:
             say(f"  step {number}: val " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if self.job.on_look is not None:
             rows = partial(row_scores, self.model, objective, self.looks, self.autocast)

@@ -13,27 +13,11 @@ from wyrmling.evaluate import entities, metrics
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
 from wyrmling.train.batches import IGNORED, Batch, Batches
+from wyrmling.train.judges import Judge
 from wyrmling.train.objectives import OBJECTIVES
 from wyrmling.train.order import Array
 from wyrmling.train.preference import log_probabilities, loss_of, on_the_chosen_side
 from wyrmling.train.team import ALONE, Team
-
-
-class Judge(NamedTuple):
-    """The figure that tells which look is best."""
-
-    name: str
-    higher_is_better: bool
-
-
-JUDGES: dict[TrainObjective, Judge] = {
-    "causal": Judge("loss", False),
-    "masked": Judge("loss", False),
-    "sft": Judge("loss", False),
-    "classify": Judge("macro_f1", True),
-    "tag": Judge("entity_f1", True),
-    "preference": Judge("loss", False),
-}
 
 
 def look(
@@ -125,9 +109,8 @@ def _preferences(
     return {"loss": total / count} | ({} if settings.loss == "kto" else {"accuracy": right / count})
 
 
-def is_better(objective: TrainObjective, new: dict[str, float], old: dict[str, float] | None) -> bool:
+def is_better(judge: Judge, new: dict[str, float], old: dict[str, float] | None) -> bool:
     """True when `new` is at least as good: of equals the later one, which was trained at a lower rate, is kept."""
-    judge = JUDGES[objective]
     if old is None:
         return True
     if judge.name not in new:

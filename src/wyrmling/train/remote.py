@@ -315,6 +315,7 @@ def _finish(project: Project, data: Artifact, job: Mapping[str, Any], draft: Dra
     draft.figures = {
         "steps": steps, "tokens": tokens, "loss": loss, "val": None, "parameters": None, "paid_usd": usd,
         "remote": model._asdict(),
+        "objective": artifact.digest(project.settings.objective.model_dump(mode="json")),
     }  # fmt: skip
 
 

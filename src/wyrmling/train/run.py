@@ -15,6 +15,7 @@ from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
 from wyrmling.tokenizer import folder
 from wyrmling.train import same_rows, trunk
+from wyrmling.train.judges import JUDGES, judge_of
 
 if TYPE_CHECKING:
     from wyrmling.train.assemble import Look
@@ -92,6 +93,9 @@ def run(
             fit(job, draft, meter)
         elif ranks.first():
             few_shot.fit(job, data, draft)
+        if ranks.first():
+            # What it was trained for; other conditions later do not make it another model.
+            draft.figures["objective"] = artifact.digest(project.settings.objective.model_dump(mode="json"))
     join(hardware.device(project.settings.machine.device)).wait()
     return draft.done if ranks.first() else artifact.open_artifact(key.folder(project.runs), verify=False)
 
@@ -114,4 +118,6 @@ def _key(
         "dtype": settings.machine.dtype,
         "compile": settings.machine.compile,
     }
+    if (judge := judge_of(settings, step).name) != JUDGES[step.objective].name:
+        shaping["judge"] = judge
     return Key("train", step.name, inputs=inputs, settings=shaping, version=VERSION)
