@@ -42,6 +42,7 @@ def test_a_key_may_do_what_its_scopes_say_and_nothing_else(start, kitchen, proje
         "/v1/completions": "infer", "/v1/chat/completions": "infer", "/v1/embeddings": "infer", "/v1/classify": "infer",
         "/v1/tag": "infer", "/v1/moderations": "infer", "/v1/feedback": "feedback", "/v1/models": None,
         "/metrics": None, "/livez": None, "/readyz": None, "/health": None, "/widget.js": None,
+        "/openapi.json": None,
     }  # fmt: skip
     secrets = {scope: store.create_key(scope, scopes=[scope])[1] for scope in ("infer", "feedback", "files", "train")}
     with start(kitchen.model("teller", "next"), project=project, store=store, max_jobs=0) as server:

@@ -6,10 +6,12 @@ import json
 import os
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wyrmling.serve import openapi
 from wyrmling.serve.app import ROUTES
 
 # `benchmarks/malformed.py` sends ten thousand.
@@ -70,6 +72,15 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     return path, text[:cut]
 
 
+DOCUMENT = openapi.document(ROUTES)
+
+
+def fits(path: str, body: Any) -> bool:
+    """Whether the OpenAPI document allows a body."""
+    schema = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return bool(jsonschema.Draft202012Validator(DOCUMENT | schema).is_valid(body))
+
+
 def check(answer: Any) -> None:
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
@@ -83,7 +94,19 @@ def check(answer: Any) -> None:
 @given(request=requests())
 def test_a_spoiled_request_is_refused_or_answered(talker, request) -> None:
     path, body = request
-    check(talker.post(path, content=body, headers={"content-type": "application/json"}))
+    answer = talker.post(path, content=body, headers={"content-type": "application/json"})
+    check(answer)
+    assert answer.status_code != 200 or fits(path, json.loads(body)), "what is taken is in the OpenAPI document"
+
+
+def test_the_openapi_document_has_every_route_and_its_requests(talker) -> None:
+    assert talker.get("/openapi.json").json() == json.loads(json.dumps(DOCUMENT))
+    described = {(method.upper(), path) for path, one in DOCUMENT["paths"].items() for method in one}
+    assert described == {(method, path.replace(":path}", "}")) for method, path, _ in ROUTES}
+    assert all(one["summary"] for path in DOCUMENT["paths"].values() for one in path.values())
+    for path, body in WHOLE.items():
+        assert fits(path, body), path
+        assert not fits(path, body | {"tea": 1}) and not fits(path, [])
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_answers_are_those_of_the_server_behind_under_our_name_and_id(talker, tm
         assert [card.id for card in client.models.list()] == [client.models.retrieve("ours").id] == ["ours"]
         client.post("/feedback", body={"id": ours.id, "rating": "up"}, cast_to=object)
         assert client.moderations.create(input="You idiot!").results[0].categories.harassment
+        assert HTTP.get(f"{here.address}/widget.js").text == HTTP.get(f"{talker.address}/widget.js").text
 
 
 @pytest.mark.parametrize("usage", [True, False])

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from wyrmling.core.reviews import Reviews
 from wyrmling.feedback.ratings import UnknownAnswer, rate
-from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models, moderations, widget
+from wyrmling.serve import embeddings, files, fine_tuning, generation, labelling, models, moderations, openapi, widget
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.guard import Guard
 from wyrmling.serve.limits import Limits
@@ -76,6 +76,11 @@ async def metrics(service: Front, request: Request) -> Response:
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 
+async def described(service: Front, request: Request) -> Response:
+    """This API as an OpenAPI document."""
+    return JSONResponse(openapi.document(request.app.state.routes))
+
+
 async def _no_such_route(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     message = f"there is no {request.method} {request.url.path[:100]}"
@@ -114,6 +119,7 @@ ROUTES: Routes = (
     ("GET", "/readyz", ready),
     ("GET", "/health", ready),
     ("GET", "/metrics", metrics),
+    ("GET", "/openapi.json", described),
     ("GET", widget.PATH, widget.widget),
 )
 
@@ -133,6 +139,6 @@ def create_app(
         handlers.setdefault(path, {})[method] = handler
     made = [Route(path, answering(by_method), methods=list(by_method)) for path, by_method in handlers.items()]
     app = Starlette(routes=made, exception_handlers={HTTPException: _no_such_route})
-    app.state.service = service
+    app.state.service, app.state.routes = service, routes
     origins = frozenset(service.settings.origins)
     return Guard(app, service.store, loopback, service.metrics, Limits(service.store), log, origins, tracing)

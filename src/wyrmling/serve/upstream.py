@@ -21,6 +21,7 @@ from wyrmling.config import Feedback, Serve
 from wyrmling.core.energy import Tariff
 from wyrmling.core.errors import BadInput
 from wyrmling.core.store import Store
+from wyrmling.serve import widget
 from wyrmling.serve.app import Routes, feedback, live, metrics
 from wyrmling.serve.engine import Ticket
 from wyrmling.serve.loaded import Loaded
@@ -454,4 +455,5 @@ ROUTES: Routes = (
     ("GET", "/readyz", ready),
     ("GET", "/health", ready),
     ("GET", "/metrics", metrics),
+    ("GET", widget.PATH, widget.widget),
 )

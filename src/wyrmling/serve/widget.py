@@ -8,7 +8,7 @@ from importlib import resources
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wyrmling.serve.service import Service
+from wyrmling.serve.service import Front
 
 PATH = "/widget.js"
 
@@ -18,7 +18,7 @@ def _script() -> bytes:
     return (resources.files("wyrmling.serve") / "static" / "widget.js").read_bytes()
 
 
-async def widget(service: Service, request: Request) -> Response:
+async def widget(service: Front, request: Request) -> Response:
     """The script. It needs no key: it is the same for everybody, and a browser sends none for a script."""
     headers = {"cache-control": "public, max-age=300", "cross-origin-resource-policy": "cross-origin"}
     return Response(_script(), media_type="text/javascript; charset=utf-8", headers=headers)
