@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from wyrmling import config
+from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.core.store import Store, folder_digest
-from wyrmling.evaluate import run, verdict
+from wyrmling.evaluate import measure, run, tasks, verdict
 from wyrmling.evaluate.accept import parse
 from wyrmling.evaluate.class_outcome import ClassOutcome
 from wyrmling.flow import gate
@@ -153,6 +155,25 @@ def test_a_test_file_with_training_rows_is_refused_or_scored_with_and_without(ma
     assert figures["overlap"]["same"] == 1
     assert figures["overlap"]["without"]["accuracy"]["n"] == 30
     assert any("are training rows too" in note for note in figures["notes"])
+
+
+def test_rows_of_a_test_file_that_text_of_another_kind_gives_away_are_near(make: Make, tmp_path: Path) -> None:
+    project, data, _ = make("classify")
+    secret = "nobody told me that the green parcel with seven stamps would travel by way of Lisbon"
+    other = "a letter of eleven pages about the weather in the north came back unopened on a Monday"
+    table = pq.read_table(data.path / "examples.parquet")
+    page = {"row_id": "page", "source": "a", "origin": "guide.md", "kind": "document", "split": "train"}
+    page["text"] = f"A page begins. {secret.capitalize()}! And then {other}, it ends."
+    more = pa.Table.from_pylist([page], schema=table.schema)
+    copy = tmp_path / "data"
+    copy.mkdir()
+    pq.write_table(pa.concat_tables([table, more]), copy / "examples.parquet")
+    file = tmp_path / "own.csv"
+    plain = "".join(f"my refund {i} is late again today,refund\n" for i in range(30))
+    file.write_text(f"text,label\n{secret},card\n{other},card\n{plain}")
+    rows = tasks.from_file(project, Artifact(copy, data.manifest, reused=True), file)
+    assert rows.given_away == {0, 1}
+    assert measure.test_of(project, rows, ["card", "refund"]).near.flags[:3] == ["near", "near", None]
 
 
 def test_a_condition_on_a_part_is_judged_by_the_rows_of_that_part(make: Make) -> None:

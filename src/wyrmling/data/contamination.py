@@ -10,7 +10,7 @@ Held-out rows are never touched.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,12 +119,28 @@ class Index:
             return Overlap(int(self.long_items[known[0]]), f"{LONG_RUN} words in sequence", f"< {LONG_RUN}")
         return self._covered(shared)
 
+    def all_in(self, text: str) -> set[int]:
+        """The numbers of all held-out rows that a text gives away."""
+        hashes = word_hashes(text)
+        shared = _places(self.short_runs, distinct(mix_runs(hashes, SHORT_RUN)))
+        if not len(shared):
+            return set()
+        in_sequence = self.long_items[_places(self.long_runs, mix_runs(hashes, LONG_RUN))].tolist()
+        return {*in_sequence, *(item for item, share, least, _ in self._shares(shared) if share >= least)}
+
     def _covered(self, shared: Numbers) -> Overlap | None:
         """The held-out row that these 8-word runs cover most, if that is enough."""
+        best, best_share = None, 0.0
+        for item, share, least, what in self._shares(shared):
+            if share >= least and share > best_share:
+                best, best_share = Overlap(item, f"{share:.2f} of its {what}", f"< {least:g}"), share
+        return best
+
+    def _shares(self, shared: Numbers) -> Iterator[tuple[int, float, float, str]]:
+        """Of each held-out row how much these 8-word runs cover, how much is too much, and of what."""
         places: dict[int, set[int]] = defaultdict(set)
         for item, place in zip(self.short_items[shared].tolist(), self.short_places[shared].tolist(), strict=True):
             places[item].add(place)
-        best, best_share = None, 0.0
         for item, of_item in sorted(places.items()):
             size = int(self.sizes[item])
             if size < SHORT_WORDS:
@@ -132,9 +148,7 @@ class Index:
             else:
                 words = {word for place in of_item for word in range(place, place + SHORT_RUN)}
                 share, least, what = len(words) / size, COVERED, "words"
-            if share >= least and share > best_share:
-                best, best_share = Overlap(item, f"{share:.2f} of its {what}", f"< {least:g}"), share
-        return best
+            yield item, share, least, what
 
 
 def _table(of_items: Sequence[Hashes], limit: float) -> tuple[Hashes, Numbers, Numbers]:

@@ -100,6 +100,9 @@ def test_of(project: Project, rows: Rows, labels: Sequence[str]) -> Test:
     """labels: those that conditions may name. Raises BadInput for test rows that are training rows too, as refused."""
     settings, task = project.settings, project.settings.objective.task
     near = neighbours.find([tasks.text_of(row) for row in rows.train], [tasks.text_of(row) for row in rows.test])
+    near = near._replace(
+        flags=[flag or ("near" if i in rows.given_away else None) for i, flag in enumerate(near.flags)]
+    )
     if rows.own_file and settings.evaluate.overlap == "refuse":
         _refuse_overlap(rows, near)
     columns = slices.columns(rows.test, near.flags)

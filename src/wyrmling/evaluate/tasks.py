@@ -47,12 +47,14 @@ class Rows:
 
     val         what a temperature is fitted on
     own_file    True when the test rows are a file of the user's instead of the project's own
+    given_away  test rows of such a file of which a row of any kind that may be learned from holds long runs of words
     """
 
     test: list[Example]
     train: list[Example]
     val: list[Example]
     own_file: bool = False
+    given_away: frozenset[int] = frozenset()
 
 
 def from_artifact(data: Artifact, task: str) -> Rows:
@@ -92,7 +94,27 @@ def from_file(project: Project, data: Artifact, file: Path) -> Rows:
     """Test rows from a file of the user, read and cleaned like the project's own; training rows from the artifact."""
     task = project.settings.objective.task
     train, val = (read_split(data, task, split) for split in ("train", "val"))
-    return Rows(read_file(project, file), train, val, own_file=True)
+    test = read_file(project, file)
+    return Rows(test, train, val, own_file=True, given_away=_given_away(data, [text_of(row) for row in test]))
+
+
+def _given_away(data: Artifact, texts: Sequence[str]) -> frozenset[int]:
+    """Which texts share 13 words in sequence, or most 8-word runs, with a training row of whatever kind.
+
+    The project's own test rows need no such look: what gives them away was dropped by the data stage.
+    """
+    import pyarrow.parquet as pq
+
+    from wyrmling.data.contamination import Index
+
+    index, found = Index.build((text, False) for text in texts), set[int]()
+    columns = ["split", "text", "messages", "chosen"]
+    for batch in pq.ParquetFile(data.path / "examples.parquet").iter_batches(1000, columns=columns):
+        for row in batch.to_pylist():
+            if row["split"] == "train":
+                turns = [turn["content"] for turn in row["messages"] or ()]
+                found |= index.all_in("\n".join(part for part in (row["text"], *turns, row["chosen"]) if part))
+    return frozenset(found)
 
 
 def read_split(data: Artifact, task: str, split: str, sources: Sequence[str] | None = None) -> list[Example]:
