@@ -30,7 +30,7 @@ def test_every_stage_is_a_folder_with_a_manifest(small_project):
     stages = {path.parent.parent.name for path in small_project.glob("runs/*/*/manifest.json")}
     assert stages == {"data", "tokenizer", "train", "evaluate"}
     evaluation = next(small_project.glob("runs/evaluate/*/"))
-    assert {"metrics.json", "predictions.parquet", "report.html"} <= {p.name for p in evaluation.iterdir()}
+    assert {"metrics.json", "predictions.parquet", "report.html", "loss.png"} <= {p.name for p in evaluation.iterdir()}
 
 
 def test_a_second_run_reuses_everything_in_seconds(small_project):

@@ -36,6 +36,15 @@ def test_what_was_written_is_found_again(tmp_path):
     assert found.cost["seconds"] > 0
 
 
+def test_what_launched_processes_made_is_not_reused_by_the_call_that_launched_them(tmp_path):
+    make(tmp_path)
+    with artifact.made_by_others(tmp_path):
+        make(tmp_path, version=2)
+    old, new = artifact.find(tmp_path, key()), artifact.find(tmp_path, key(version=2))
+    assert (old.reused, old.by_others) == (True, False)
+    assert (new.reused, new.by_others) == (False, True)
+
+
 def test_the_id_depends_on_inputs_settings_and_version_and_on_nothing_else():
     same = key(settings={"y": [1, 2], "x": 1}, name="other")
     assert same.id == key().id

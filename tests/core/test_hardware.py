@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from wyrmling.core import hardware
+from wyrmling.core.errors import BadSetting
 
 
 @pytest.fixture
@@ -96,3 +97,14 @@ def test_boards_are_read_from_nvidia_smi(tmp_path, monkeypatch):
     first, second = hardware._gpus()
     assert (first.name, round(first.memory_gb), first.watts) == ("NVIDIA H200", 151, 700)
     assert (second.name, second.watts) == ("Odd, Name", 0)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_refused_plainly():
+    import torch
+
+    hardware.require("cpu")
+    if torch.cuda.is_available():
+        hardware.require("cuda")
+    else:
+        with pytest.raises(BadSetting, match='the device "cuda" can\'t be used'):
+            hardware.require("cuda")

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from contextlib import closing
 
+import pypdfium2
 import pytest
+from PIL import Image
 
 from shell import ask, wyrmling
 from wyrmling import config
 from wyrmling.core import artifact, steps
 from wyrmling.core.errors import UsageError
+from wyrmling.evaluate import picture
 from wyrmling.flow import facts, runs, summary
 
 
@@ -52,6 +56,26 @@ def test_two_trainings_are_compared_by_what_differs(project):
     assert "objective" in text and "forecast" in text and text.count("\n") > 10
     same, _ = runs.compare(project, "tune", document["runs"][1]["name"])
     assert same["settings"] == {}
+
+
+def test_losses_become_a_picture_that_other_software_reads(small_project, project, tmp_path):
+    drawn = {}
+    for name, runs_ in (("one.png", ["tune"]), ("all.png", []), ("all.pdf", [])):
+        said = ask("runs", "plot", *runs_, "--out", tmp_path / name, "--project", small_project)
+        drawn[name] = said["runs"]
+    assert [len(one) for one in drawn.values()] == [1, 2, 2]
+    pixels = {}
+    for name in ("one.png", "all.png"):
+        with Image.open(tmp_path / name) as image:
+            image.load()
+            pixels[name] = {colour for _, colour in image.getcolors(maxcolors=10**6)}
+    colours = [colour in found for found in pixels.values() for colour in picture.COLOURS[:2]]
+    assert colours == [True, False, True, True]
+    with closing(pypdfium2.PdfDocument(tmp_path / "all.pdf")) as document:
+        text = document[0].get_textpage().get_text_range()
+    assert all(run in text for run in drawn["all.pdf"]) and "optimizer step" in text
+    with pytest.raises(UsageError, match="can't be a picture"):
+        runs.plot(project, [], tmp_path / "loss.gif")
 
 
 def test_a_name_that_means_no_run_or_several_is_refused(project, tmp_path):

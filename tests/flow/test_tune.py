@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 
 import numpy as np
 import pytest
@@ -100,6 +101,10 @@ def test_the_answer_names_the_winning_settings_and_the_page_is_whole(searched):
     assert json.loads(json.dumps(document))["best"]["value"] == searched.best.value
     assert document["set"] == [f"{key}={value}" for key, value in searched.best.settings.items()]
     assert all(f"--set {line}" in text for line in document["set"])
+    # Pasted over the old sections, the lines are those settings.
+    raw = searched.project.settings.model_dump(mode="json", exclude_unset=True) | tomllib.loads(document["toml"])
+    assert config.parse(raw, where="toml") == searched.project.with_settings(document["set"]).settings
+    assert document["toml"] in text
     page = (searched.folder / "tune.html").read_text()
     assert page.count("<svg") == 1 + len(OVER) and "http" not in page.replace("http-equiv", "").replace("w3.org", "")
 

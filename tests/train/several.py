@@ -15,21 +15,26 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch.multiprocessing
 from torch import Tensor
 
-from wyrmling.config import Launch, TrainMethod, TrainStep
+from wyrmling.config import Launch, Preference, PreferenceLoss, TrainMethod, TrainStep
 from wyrmling.model.heads import Model, stacked_parts
 from wyrmling.model.transformer import ModelConfig
-from wyrmling.train import checkpoint, shards, trainable
+from wyrmling.train import shards, trainable
 from wyrmling.train.assemble import Numerics
 from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
+from wyrmling.train.choices import PreferenceBatches
+from wyrmling.train.look import look
 from wyrmling.train.loop import accumulate, scale
 from wyrmling.train.objectives import token_loss
 from wyrmling.train.optim import Optimizer, clip, parameter_groups
+from wyrmling.train.preference import preference_loss
+from wyrmling.train.reference import fill
 from wyrmling.train.team import Team, join
 from wyrmling.train.trainable import Dtype
 
@@ -39,7 +44,7 @@ CONFIG = ModelConfig(
 )
 STEPS, STOP = 5, 2
 # The ways that leave a checkpoint, and where.
-SAVED = {"fsdp": "fsdp", "fsdp-tensor": "fsdp tensor", "fsdp-lora": "fsdp lora"}
+SAVED = {"fsdp": "fsdp", "fsdp-tensor": "fsdp tensor", "fsdp-lora": "fsdp lora", "fsdp-kto": "fsdp kto"}
 
 
 class Rows:
@@ -47,7 +52,7 @@ class Rows:
 
     def __init__(self) -> None:
         draw = np.random.Generator(np.random.PCG64(0))
-        self._tokens = [draw.integers(0, 40, int(length)) for length in draw.integers(5, 48, 60)]
+        self._tokens = [draw.integers(0, 40, int(length)) for length in draw.integers(8, 48, 60)]
         self.rows = {"length": np.array([len(row) for row in self._tokens]), "source": np.zeros(60)}
 
     def tokens(self, row: int, start: int = 0, end: int | None = None) -> np.ndarray:
@@ -57,26 +62,48 @@ class Rows:
         return np.ones(len(self._tokens[row]), dtype=bool)[start:end]
 
 
+class Pairs(Rows):
+    """The same rows as pairs: each half is a prompt of two tokens and an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows |= {"second": self.rows["length"] // 2, "kind": np.full(60, "pair")}
+
+    def learn(self, row: int, start: int = 0, end: int | None = None) -> np.ndarray:
+        found = super().learn(row).copy()
+        for begin in (0, int(self.rows["second"][row])):
+            found[begin : begin + 2] = False
+        return found[start:end]
+
+
+class Way(NamedTuple):
+    """How a model is spread, and what it learns; loss: of preferred answers, None: next tokens."""
+
+    launch: Launch
+    method: TrainMethod = "full"
+    loss: PreferenceLoss | None = None
+
+
 class Training:
     """The loop's parts, called as the loop calls them."""
 
-    def __init__(self, team: Team, launch: Launch, method: TrainMethod = "full", dtype: Dtype = "float32") -> None:
+    def __init__(self, team: Team, way: Way, dtype: Dtype = "float32", *, reference: Path | None = None) -> None:
+        launch, method, preferred = way
         (self.model,) = team.build(lambda: (Model(CONFIG, "next", seed=0),), launch, method=method)
         step = TrainStep(name="tune", objective="causal", method=method)
         adapters = trainable.prepare(self.model, step, seed=0, dtype="float32")
         team.place(self.model, dtype)
         self.autocast = partial(Numerics(1, dtype).autocast, "cpu")
-        self.team, self.loss = team, team.evenly(token_loss)
-        batches = Batches(
-            Rows(),
-            "causal",
-            np.arange(60),
-            context=48,
-            data_hash="rows",
-            seed=0,
-            batch_tokens=400,
-            micro_batch_tokens=90,
-        )
+        sizes = {"context": 48, "data_hash": "rows", "seed": 0, "batch_tokens": 400, "micro_batch_tokens": 90}
+        if preferred is None:
+            batches, loss = Batches(Rows(), "causal", np.arange(60), **sizes), token_loss
+        else:
+            batches = PreferenceBatches(Pairs(), preferred, np.arange(60), **sizes)
+            loss = partial(preference_loss, settings=Preference(loss=preferred))
+            if preferred != "orpo":
+                assert reference is not None
+                fill(self.model, {"train": batches}, reference, self.autocast, team)
+        self.team, self.loss, self.all, self.preferred = team, team.evenly(loss), batches, preferred
         self.batches = team.deal(batches)
         groups = parameter_groups(
             team.parameters,
@@ -105,14 +132,28 @@ class Training:
         rows = team.gathered([int(row) for batch in batches for row in batch.rows])
         return [total / targets, norm, others, *sorted(rows)]
 
+    def look(self) -> dict[str, float]:
+        """What the model makes of all rows."""
+        asked = None if self.preferred is None else Preference(loss=self.preferred)
+        name = "causal" if asked is None else "preference"
+        return look(
+            self.model,
+            name,
+            self.all,
+            n_bytes=0,
+            tag_names=[],
+            autocast=self.autocast,
+            team=self.team,
+            preference=asked,
+        )
+
     def weights(self) -> dict[str, Tensor]:
         return self.team.whole({name: p.detach() for name, p in self.team.parameters.items()})
 
     def save(self, folder: Path, step: int) -> None:
         model = {name: p.detach() for name, p in self.team.parameters.items()}
         state = State(step, model, self.optimizer.state(), best=model)
-        if (temporary := shards.write(folder, state, self.team)) is not None:
-            checkpoint.seal(temporary, keep=2)
+        shards.save(folder, state, self.team, keep=2)
         self.team.wait()
 
     def load(self, folder: Path) -> int:
@@ -125,36 +166,40 @@ class Training:
         return state.step
 
 
-# Every way to spread a model over four processes, and the method.
-WAYS: dict[str, tuple[Launch, TrainMethod]] = {
-    "ddp": (Launch(strategy="ddp"), "full"),
-    "fsdp": (Launch(strategy="fsdp"), "full"),
-    "hsdp": (Launch(strategy="hsdp", shards=2), "full"),
-    "tensor": (Launch(strategy="ddp", tensor=2), "full"),
-    "fsdp tensor": (Launch(strategy="fsdp", tensor=2), "full"),
-    "fsdp lora": (Launch(strategy="fsdp"), "lora"),
-    "ddp lora": (Launch(strategy="ddp"), "lora"),
+# Every way to spread a model over four processes.
+WAYS = {
+    "ddp": Way(Launch(strategy="ddp")),
+    "fsdp": Way(Launch(strategy="fsdp")),
+    "hsdp": Way(Launch(strategy="hsdp", shards=2)),
+    "tensor": Way(Launch(strategy="ddp", tensor=2)),
+    "fsdp tensor": Way(Launch(strategy="fsdp", tensor=2)),
+    "fsdp lora": Way(Launch(strategy="fsdp"), "lora"),
+    "ddp lora": Way(Launch(strategy="ddp"), "lora"),
+    "ddp dpo": Way(Launch(strategy="ddp"), loss="dpo"),
+    "fsdp kto": Way(Launch(strategy="fsdp"), loss="kto"),
+    "fsdp tensor orpo": Way(Launch(strategy="fsdp", tensor=2), loss="orpo"),
 }
 
 
 def train(out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
-    told["bfloat16"] = Training(join("cpu"), Launch(strategy="fsdp"), dtype="bfloat16").run(1, STEPS)
-    for name, (launch, method) in WAYS.items():
-        training = Training(join("cpu"), launch, method)
+    told["bfloat16"] = Training(join("cpu"), WAYS["fsdp"], "bfloat16").run(1, STEPS)
+    for name, way in WAYS.items():
+        training = Training(join("cpu"), way, reference=out / name)
         figures = training.run(1, STOP)
-        for folder in (folder for folder, way in SAVED.items() if way == name):
+        for folder in (folder for folder, saved in SAVED.items() if saved == name):
             training.save(out / folder, STOP)
         figures += training.run(STOP + 1, STEPS)
         weights = {name: value.tolist() for name, value in training.weights().items()}
-        told[name] = {"figures": figures, "weights": weights}
+        told[name] = {"figures": figures, "look": training.look(), "weights": weights}
     return told
 
 
 def resume(out: Path) -> dict[str, object]:
     told: dict[str, object] = {}
     for name in SAVED:
-        training = Training(join("cpu"), Launch(strategy="fsdp"), WAYS[SAVED[name]][1])
+        way = WAYS[SAVED[name]]._replace(launch=Launch(strategy="fsdp"))
+        training = Training(join("cpu"), way, reference=out / SAVED[name])
         told[name] = training.run(training.load(out / name) + 1, STEPS)
     return told
 

@@ -26,6 +26,10 @@ def state(step: int) -> State:
     )
 
 
+def save(folder: Path, state: State, *, keep: int) -> Path:
+    return checkpoint.seal(checkpoint.write(folder, state), keep=keep)
+
+
 def same(one: State, two: State) -> bool:
     tensors = [(one.model, two.model), (one.optimizer, two.optimizer), (one.best or {}, two.best or {})]
     equal = all(a.keys() == b.keys() and all(a[k].equal(b[k]) for k in a) for a, b in tensors)
@@ -34,14 +38,14 @@ def same(one: State, two: State) -> bool:
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     for step in (4, 5):
-        checkpoint.save(tmp_path, state(step), keep=2)
+        save(tmp_path, state(step), keep=2)
         found = checkpoint.load_newest(tmp_path)
         assert found is not None and same(found, state(step))
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 9, 10, 11):
-        checkpoint.save(tmp_path, state(step), keep=2)
+        save(tmp_path, state(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
 
 
@@ -54,8 +58,8 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_falls_back_and_says_so(
     file: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint.save(tmp_path, state(1), keep=3)
-    newest = checkpoint.save(tmp_path, state(2), keep=3)
+    save(tmp_path, state(1), keep=3)
+    newest = save(tmp_path, state(2), keep=3)
     path = newest / file
     if damage == "flip":
         content = bytearray(path.read_bytes())
@@ -74,7 +78,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(
 
 
 def test_any_flipped_bit_of_the_manifest_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    newest = checkpoint.save(tmp_path, state(2), keep=3)
+    newest = save(tmp_path, state(2), keep=3)
     manifest = newest / checkpoint.MANIFEST
     content = manifest.read_bytes()
     for place in range(0, len(content), 7):
@@ -83,26 +87,26 @@ def test_any_flipped_bit_of_the_manifest_is_noticed(tmp_path: Path, capsys: pyte
         newest.mkdir(exist_ok=True)
         manifest.write_bytes(spoiled)
         assert checkpoint.load_newest(tmp_path) is None, bytes(spoiled[place - 20 : place + 20])
-        checkpoint.save(tmp_path, state(2), keep=3)
+        save(tmp_path, state(2), keep=3)
     assert "cannot be used" in capsys.readouterr().err
 
 
 def test_an_unfinished_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(1), keep=2)
+    save(tmp_path, state(1), keep=2)
     # what a kill in the middle of writing leaves behind
     half = tmp_path / "step-00000002.tmp"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     found = checkpoint.load_newest(tmp_path)
     assert found is not None and found.step == 1
-    checkpoint.save(tmp_path, state(2), keep=2)
+    save(tmp_path, state(2), keep=2)
     assert not half.exists()
 
 
 def test_the_newest_restore_point_outlives_newer_checkpoints(tmp_path: Path) -> None:
     every = checkpoint.RESTORE_EVERY
     for step in (0, 7, every, every + 3, every + 5, every + 6):
-        checkpoint.save(tmp_path, state(step), keep=2)
+        save(tmp_path, state(step), keep=2)
     kept = [every, every + 5, every + 6]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in kept]
     found = checkpoint.load_newest(tmp_path, restore_points=True)
@@ -112,7 +116,7 @@ def test_the_newest_restore_point_outlives_newer_checkpoints(tmp_path: Path) -> 
 
 
 def test_a_checkpoint_of_another_format_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = checkpoint.save(tmp_path, state(1), keep=2) / checkpoint.MANIFEST
+    manifest = save(tmp_path, state(1), keep=2) / checkpoint.MANIFEST
     manifest.write_text(manifest.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 1'))
     assert checkpoint.load_newest(tmp_path) is None
     assert "written in format 1" in capsys.readouterr().err
@@ -131,7 +135,7 @@ def test_the_predicted_room_is_what_the_files_take(tmp_path: Path) -> None:
     moments = sum(tensor.nbytes for tensor in one.optimizer.values())
     # two that are kept, a restore point, and the one being written
     for step in (0, 1, 3, 5):
-        checkpoint.save(tmp_path, replace(one, step=step, best=one.model), keep=4)
+        save(tmp_path, replace(one, step=step, best=one.model), keep=4)
     took = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     needed = checkpoint.room_needed(one.model, moments, keep=2)
     # the headers of the files
@@ -174,13 +178,13 @@ def test_saves_are_rarer_where_they_take_long(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_to_do(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, state(1), keep=2)
+    save(tmp_path, state(1), keep=2)
     # The operating system refuses files beyond this size, as it would on a full disk.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(BadInput, match="too full for the checkpoint of step 2"):
-            checkpoint.save(tmp_path, state(2), keep=1)
+            save(tmp_path, state(2), keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     found = checkpoint.load_newest(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from train import several
-from train.several import STEPS, STOP, Training
+from train.several import STEPS, STOP, Training, Way
 from train.small import Small
 from wyrmling import config
 from wyrmling.config import Launch
@@ -39,14 +39,20 @@ def started(*arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, Any]:
-    """The same in one process, by the method."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[Way, Any]:
+    """The same in one process, by what is learned."""
     found = {}
-    for method in ("full", "lora"):
-        training = Training(Team(), Launch(), method)
+    for way in dict.fromkeys(map(in_one, several.WAYS.values())):
+        training = Training(Team(), way, reference=tmp_path_factory.mktemp("one"))
         figures = training.run(1, STEPS)
-        found[method] = {"figures": figures, "weights": {name: w.clone() for name, w in training.weights().items()}}
+        weights = {name: w.clone() for name, w in training.weights().items()}
+        found[way] = {"figures": figures, "look": training.look(), "weights": weights}
     return found
+
+
+def in_one(way: Way) -> Way:
+    """The same in one process."""
+    return way._replace(launch=Launch())
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +67,17 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 @pytest.mark.parametrize("way", several.WAYS)
 def test_four_processes_learn_the_same_from_the_same_rows(told, alone, way):
-    mine, one = told[1]["train-4"][way], alone[several.WAYS[way][1]]
+    mine, one = told[1]["train-4"][way], alone[in_one(several.WAYS[way])]
     for got, wanted in zip(mine["figures"], one["figures"], strict=True):
         assert got[:3] == pytest.approx(wanted[:3], rel=SAME)
         assert got[3:] == wanted[3:]
+    assert mine["look"] == pytest.approx(one["look"], rel=SAME)
     for name, weights in one["weights"].items():
         assert torch.allclose(torch.tensor(mine["weights"][name]), weights, atol=1e-5), name
 
 
 def test_fsdp_in_bfloat16_is_the_same_but_for_rounding(told, alone):
-    figures = told[1]["train-4"]["bfloat16"], alone["full"]["figures"]
+    figures = told[1]["train-4"]["bfloat16"], alone[Way(Launch())]["figures"]
     losses, wanted = ([step[0] for step in steps] for steps in figures)
     assert losses == pytest.approx(wanted, rel=5e-3)
     assert losses != pytest.approx(wanted, rel=1e-6)
@@ -78,11 +85,11 @@ def test_fsdp_in_bfloat16_is_the_same_but_for_rounding(told, alone):
 
 @pytest.mark.parametrize("way", several.SAVED)
 def test_another_number_of_processes_goes_on_from_a_checkpoint(told, alone, way):
-    method = several.WAYS[several.SAVED[way]][1]
-    one = Training(Team(), Launch(), method)
+    same = in_one(several.WAYS[several.SAVED[way]])
+    one = Training(Team(), same, reference=told[0] / several.SAVED[way])
     resumed = one.run(one.load(told[0] / way) + 1, STEPS)
     for figures in (told[1]["resume-2"][way], told[1]["resume-1"][way], resumed):
-        for got, wanted in zip(figures, alone[method]["figures"][STOP:], strict=True):
+        for got, wanted in zip(figures, alone[same]["figures"][STOP:], strict=True):
             assert got[:3] == pytest.approx(wanted[:3], rel=SAME)
 
 

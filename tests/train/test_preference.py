@@ -17,6 +17,7 @@ from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import NothingToLearn
 from wyrmling.data import run as data
 from wyrmling.evaluate import run as evaluate
+from wyrmling.model import folder
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig
@@ -27,6 +28,7 @@ from wyrmling.train.choices import GROUP, PreferenceBatches
 from wyrmling.train.loop import accumulate, steps
 from wyrmling.train.objectives import loss_function
 from wyrmling.train.optim import Optimizer, parameter_groups
+from wyrmling.train.preference import log_probabilities
 from wyrmling.train.prefetch import Feed
 from wyrmling.train.reference import DIGEST, FILE, fill
 from wyrmling.train.spikes import Judge, Recent
@@ -97,8 +99,8 @@ def model(seed: int = 1) -> Model:
     return made.double()
 
 
-def material(chooser: Small, loss: PreferenceLoss, *, micro: int = 10**6) -> PreferenceBatches:
-    store = chooser.store()
+def material(chooser: Small, loss: PreferenceLoss, *, micro: int = 10**6, split: str = "train") -> PreferenceBatches:
+    store = chooser.store(split)
     kinds = ("pair", "rating") if loss == "kto" else ("pair",)
     rows = np.flatnonzero(np.isin(store.rows["kind"], kinds))
     made = PreferenceBatches(
@@ -268,11 +270,20 @@ def test_the_reference_is_computed_once_and_a_damaged_one_again(
     assert "computed again" in capsys.readouterr().err
 
 
-def _trained(chooser: Small, root: Path, *settings: str) -> Artifact:
+def _trained(chooser: Small, root: Path, *settings: str) -> list[Artifact]:
+    """A model that talks, and what became of it."""
     steps_ = '[{name="talk", objective="sft", steps=30}, {name="choose", objective="preference", steps=25, lr=0.003}]'
     project = chooser.with_settings(f"train={steps_}", *settings)
     moved = Project(root=root, settings=project.settings)
-    return run.run_all(moved, chooser.data, chooser.tokens)[-1]
+    return run.run_all(moved, chooser.data, chooser.tokens)
+
+
+def margin(made: Artifact, chooser: Small) -> float:
+    """How much likelier than the rejected answer the chosen one is, in nats, on average over the validation pairs."""
+    batches = material(chooser, "orpo", split="val")
+    with torch.no_grad():
+        logp_S = torch.cat([log_probabilities(folder.load(made.path / "model"), one) for one in batches.everything()])
+    return float((logp_S[0::2] - logp_S[1::2]).mean())
 
 
 @pytest.mark.parametrize(
@@ -284,7 +295,7 @@ def _trained(chooser: Small, root: Path, *settings: str) -> Artifact:
     ],
 )
 def test_a_step_learns_to_prefer_what_was_preferred(settings: list[str], chooser: Small, tmp_path: Path) -> None:
-    made = _trained(chooser, tmp_path, *settings)
+    before, made = _trained(chooser, tmp_path, *settings)
     log = [json.loads(line) for line in (made.path / "steps.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log if "loss" in line]
     # Before anything was learned DPO's margin is 0, and KTO's answers are as far as all others.
@@ -294,6 +305,8 @@ def test_a_step_learns_to_prefer_what_was_preferred(settings: list[str], chooser
         assert losses[0] == pytest.approx(start[name], abs=1e-3)
     if name != "kto":
         assert losses[-1] < 0.8 * losses[0] and made.figures["val"]["accuracy"] == 1.0
+    # What the steps are for, whatever became of the loss: KTO's is measured against a mean that moves with the model.
+    assert margin(made, chooser) > margin(before, chooser) + 1
     assert not (made.path / "checkpoints").exists()
 
 

@@ -13,6 +13,7 @@ from wyrmling.model import folder
 from wyrmling.model.heads import stacked_parts
 from wyrmling.train import run, trunk
 from wyrmling.train.optim import Optimizer, parameter_groups
+from wyrmling.train.team import ALONE
 
 LONG = 'name="pretrain", objective="causal", sources=["stories"], batch_tokens=500'
 
@@ -50,7 +51,7 @@ def test_a_step_goes_on_with_weights_and_moments(small: Small, tmp_path: Path) -
         )
     )  # fmt: skip
     step = TrainStep(name="again", objective="causal", trunk="pretrain")
-    trunk.go_on(made.path, model, optimizer, step, tokenizer_sha256=small.store().tokenizer_sha256)
+    trunk.go_on(made.path, model, optimizer, step, ALONE, tokenizer_sha256=small.store().tokenizer_sha256)
     for file, state in (("model", dict(model.named_parameters())), ("optimizer", optimizer.state())):
         stored = load_file(kept / f"{file}.safetensors")
         assert stored.keys() == state.keys() and all(state[name].equal(value) for name, value in stored.items())
@@ -67,7 +68,7 @@ def test_a_trunk_of_another_optimizer_or_tokenizer_is_refused(small: Small, tmp_
         train(small, tmp_path, f"{FIRST}, {AGAIN[:-1]}, optimizer='sgd'}}")
     with pytest.raises(BadSetting, match="another tokenizer"):
         step = TrainStep(name="again", objective="causal", trunk="pretrain")
-        trunk.go_on(made.path, folder.load(made.path / "model"), Optimizer([]), step, tokenizer_sha256="0")
+        trunk.go_on(made.path, folder.load(made.path / "model"), Optimizer([]), step, ALONE, tokenizer_sha256="0")
 
 
 def test_a_trunk_has_to_be_there(small: Small, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Training: one process or many, searches, and the trainings so far."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from wyrmling.cli.verb import Answer, SpendOption, alone, app, verb
 from wyrmling.core.errors import UsageError
 
-runs_app = typer.Typer(help="The trainings of this project: list them, compare two.", invoke_without_command=True)
+runs_app = typer.Typer(help="The trainings of this project: list, compare, plot.", invoke_without_command=True)
 
 
 app.add_typer(runs_app, name="runs")
@@ -106,3 +107,18 @@ def compare(
     from wyrmling.flow import runs
 
     return Answer(*runs.compare(project, first, second))
+
+
+@runs_app.command()
+@verb
+def plot(
+    project: Any,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Folders, ids or step names. Default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write; .png or .pdf.")] = Path("loss.png"),
+) -> Answer:
+    """The losses of trainings as one picture, to send or to print."""
+    from wyrmling.flow import runs
+
+    return Answer(*runs.plot(project, names or [], out))

@@ -66,6 +66,8 @@ class Artifact:
     path: Path
     manifest: dict[str, Any]
     reused: bool = False
+    by_others: bool = False
+    """Made for this call by processes that it launched; they have kept what there is to remember of it."""
 
     @property
     def id(self) -> str:
@@ -115,7 +117,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def open_artifact(path: Path, *, verify: bool = True, reused: bool = False) -> Artifact:
+def open_artifact(path: Path, *, verify: bool = True, reused: bool = False, by_others: bool = False) -> Artifact:
     """The artifact in `path`; with `verify`, every file is hashed and compared.
 
     Raises   CorruptArtifact naming the first missing or changed file.
@@ -131,7 +133,7 @@ def open_artifact(path: Path, *, verify: bool = True, reused: bool = False) -> A
         ) from error
     if verify:
         verify_files(path, files)
-    return Artifact(path=path, manifest=manifest, reused=reused)
+    return Artifact(path=path, manifest=manifest, reused=reused, by_others=by_others)
 
 
 def verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -159,7 +161,22 @@ def find(runs: Path, key: Key) -> Artifact | None:
     Raises   CorruptArtifact when there is one and it was changed.
     """
     folder = key.folder(runs)
-    return open_artifact(folder, reused=True) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    ours = folder.resolve() in _MADE_BY_OTHERS
+    return open_artifact(folder, reused=not ours, by_others=ours)
+
+
+# What launched processes made for this call.
+_MADE_BY_OTHERS: set[Path] = set()
+
+
+@contextlib.contextmanager
+def made_by_others(runs: Path) -> Iterator[None]:
+    """What is finished under `runs` while this is open counts as made by this call, whichever process made it."""
+    before = set(runs.resolve().glob(f"*/[!.]*/{MANIFEST}"))
+    yield
+    _MADE_BY_OTHERS.update(file.parent for file in runs.resolve().glob(f"*/[!.]*/{MANIFEST}") if file not in before)
 
 
 @contextlib.contextmanager

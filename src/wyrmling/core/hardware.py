@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from wyrmling.core import ranks
 from wyrmling.core.artifact import write_durably
+from wyrmling.core.errors import BadSetting
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16"]
@@ -131,6 +132,19 @@ def device(wanted: Device | None = None) -> Device:
     if wanted is not None:
         return wanted
     return "cuda" if machine().gpus and torch_version() is not None and not _is_cpu_build() else "cpu"
+
+
+def require(on: str) -> None:
+    """Raises BadSetting when torch can't compute on this device here."""
+    import torch
+
+    if on == "cuda" and not torch.cuda.is_available():
+        why = f"torch {torch_version()} is built for CPUs" if _is_cpu_build() else "torch finds no GPU"
+        raise BadSetting(
+            f'the device "cuda" can\'t be used: {why}',
+            where="machine.device",
+            fix='set machine.device = "cpu", or install torch for CUDA on a machine with a GPU',
+        )
 
 
 def dtype(on: Device, wanted: Dtype | None = None) -> Dtype:

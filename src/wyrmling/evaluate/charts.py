@@ -41,7 +41,7 @@ class Dot(NamedTuple):
 def curves(lines: Sequence[Curve], title: str, across: str, up: str, *, log: bool = False) -> str:
     """Lines over one scale; across and up name the axes, log draws the first by its logarithm."""
     points = [point for line in lines for point in line.points]
-    area = _Area([x for x, _ in points], [y for _, y in points], log=log)
+    area = Area([x for x, _ in points], [y for _, y in points], log=log)
     parts = area.axes(across, up)
     # The lines of the first colour come last, over the others.
     for line in sorted(lines, key=lambda line: line.ours):
@@ -61,7 +61,7 @@ def dots(points: Sequence[Dot], title: str, across: str, up: str) -> str:
     """Points over one scale; numbers that span a factor of 20 are drawn by their logarithm."""
     xs = [point.x for point in points]
     log = min(xs) > 0 and max(xs) / min(xs) >= 20
-    area = _Area(xs, [point.y for point in points], log=log)
+    area = Area(xs, [point.y for point in points], log=log)
     parts = area.axes(across, up)
     for point in points:
         x, y = area.place(point.x, point.y)
@@ -70,7 +70,7 @@ def dots(points: Sequence[Dot], title: str, across: str, up: str) -> str:
     return _svg(WIDTH, area.height + 52, title, parts)
 
 
-class _Area:
+class Area:
     """Where a value lies in a plot with two axes."""
 
     left, right, top, height = 64, WIDTH - 16, 12, 220

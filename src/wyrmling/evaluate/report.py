@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from wyrmling.evaluate import accept, charts, metrics, report_rows
+from wyrmling.evaluate import accept, charts, metrics, picture, report_rows
 from wyrmling.evaluate.html import Score, document, figure, interval, more, notes, own, p_value, section, small, table
 from wyrmling.evaluate.measure import Evaluation
 from wyrmling.evaluate.summary import FIRST
@@ -252,6 +252,12 @@ def _learning(found: Found) -> str:
     plot = charts.curves(lines, "Loss while training", "optimizer step", "nats per target")
     about = "Loss of the last train step: on the rows it learned from (grey, averaged), and on the validation rows."
     return section("How it learned", f'<figure>{plot}</figure><p class="soft">{about}</p>')
+
+
+def loss_picture(curve: Mapping[str, Any]) -> bytes:
+    """The same curves as a PNG file, to send or to print."""
+    lines = [picture.Line(name, curve[part], ours, not ours) for part, name, ours in LOSSES if curve[part]]
+    return picture.png(picture.pdf(lines, "optimizer step", "loss, nats per target"))
 
 
 def _cost(found: Found) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wyrmling.evaluate.measure import Evaluation
 
 VERSION = 5
-METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
+METRICS, PREDICTIONS, REPORT, LOSS = "metrics.json", "predictions.parquet", "report.html", "loss.png"
 # The files of a model folder that decide its answers, beside its tensors.
 _MODEL_FILES = (
     "config.json",
@@ -45,7 +45,8 @@ def run(
     against    another model to compare with on the same rows. None: only what objective.accept speaks of
     quantize   round the weights first, and compare with the same model unrounded. None: not
     limit_usd  what asking a model behind an API may cost. None: nothing is sent
-    Artifact   metrics.json, predictions.parquet, report.html; figures hold rows, metrics, baselines and verdict
+    Artifact   metrics.json, predictions.parquet, report.html, and loss.png for a model that was trained here; figures
+               hold rows, metrics, baselines and verdict
     Raises     BadSetting for a bad line of objective.accept; BadInput for test rows that can't be scored
     """
     settings = project.settings
@@ -123,3 +124,5 @@ def _write(folder: Path, found: Evaluation) -> None:
         table = table.replace_schema_metadata({"labels": names})
     pq.write_table(table, folder / PREDICTIONS, compression="zstd")
     artifact.write_durably(folder / REPORT, report.page(found).encode())
+    if (curve := found.document["training_curve"]) is not None:
+        artifact.write_durably(folder / LOSS, report.loss_picture(curve))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wyrmling.core import artifact
 from wyrmling.core.errors import UsageError
 from wyrmling.flow import stages
 from wyrmling.train import launch
@@ -17,9 +18,11 @@ def train(command: list[str], nodes: Nodes) -> None:
     Raises    what a process ended with
     """
     verb, *options = command
-    if nodes.number == 0:
-        stages.tokenizer(launch.project_in(options))
-    launch.launch(nodes, ["train", *options], silent=verb == "run")
+    project = launch.project_in(options)
+    with artifact.made_by_others(project.runs):
+        if nodes.number == 0:
+            stages.tokenizer(project)
+        launch.launch(nodes, ["train", *options], silent=verb == "run")
 
 
 def nodes(

@@ -19,9 +19,11 @@ from wyrmling.train.forecast import FLOPS, Quantity
 def remember(project: Project, steps: Iterable[Artifact]) -> int:
     """Keep forecast and actual of the training steps that were made just now; how many those were.
 
-    A step that was found, not made, that has no forecast, or that ended before its last update teaches nothing.
+    A step that was found, not made, that has no forecast, or that ended before its last update teaches nothing;
+    launched processes have kept what they made.
     """
-    made = [s for s in steps if not s.reused and s.manifest["forecast"] and s.figures.get("stopped") is None]
+    new = (step for step in steps if not (step.reused or step.by_others))
+    made = [step for step in new if step.manifest["forecast"] and step.figures.get("stopped") is None]
     if not made:
         return 0
     objectives = {step.name: step.objective for step in project.steps}

@@ -13,6 +13,7 @@ from wyrmling.config import Project
 from wyrmling.core import artifact, steps
 from wyrmling.core.errors import CorruptArtifact, UsageError
 from wyrmling.core.steps import STEPS_FILE
+from wyrmling.evaluate import picture
 
 BARS = "▁▂▃▄▅▆▇█"
 # Characters of a curve in a list, and in a comparison.
@@ -45,13 +46,14 @@ class Run:
     settings: Mapping[str, Any]
     forecast: Mapping[str, Any] | None
     losses: tuple[tuple[int, float], ...]
+    val_losses: tuple[tuple[int, float], ...]
 
     @property
     def wh_per_1000_tokens(self) -> float | None:
         return 1000 * self.wh / self.tokens if self.tokens else None
 
     def document(self) -> dict[str, Any]:
-        values = {name: value for name, value in vars(self).items() if name not in ("settings", "losses")}
+        values = {name: value for name, value in vars(self).items() if name not in ("settings", "losses", "val_losses")}
         return values | {
             "wh_per_1000_tokens": self.wh_per_1000_tokens,
             "model": str(self.model) if self.model else None,
@@ -88,7 +90,7 @@ def _done(path: Path) -> Run | None:
             model=path / "model",
             settings=manifest["settings"],
             forecast=manifest["forecast"],
-            losses=_losses(path),
+            **_losses(path),
         )
     return None
 
@@ -118,13 +120,13 @@ def _unfinished(path: Path) -> Run | None:
         model=None,
         settings={},
         forecast=None,
-        losses=_losses(path),
+        **_losses(path),
     )
 
 
-def _losses(path: Path) -> tuple[tuple[int, float], ...]:
-    curve = steps.curve(path / STEPS_FILE)
-    return () if curve is None else tuple(curve["train"])
+def _losses(path: Path) -> dict[str, tuple[tuple[int, float], ...]]:
+    curve = steps.curve(path / STEPS_FILE) or {"train": [], "val": []}
+    return {"losses": tuple(curve["train"]), "val_losses": tuple(curve["val"])}
 
 
 def listing(project: Project) -> tuple[dict[str, Any], str]:
@@ -192,6 +194,24 @@ def compare(project: Project, first: str, second: str) -> tuple[dict[str, Any], 
         lines.append(f"loss, from {ends[0]:.4f} to {ends[1]:.4f}; across: the steps of each run")
         lines += [f"{run.name:<{width + 12}}{sparkline(run.losses, LONG, ends)}" for run in (a, b)]
     return document, "\n".join(lines)
+
+
+def plot(project: Project, names: Sequence[str], out: Path) -> tuple[dict[str, Any], str]:
+    """Write the losses of some runs, or of all, as one picture: training rows averaged, validation rows dashed.
+
+    Raises   UsageError when a name means no run or more than one, nothing was trained yet, or for another ending of
+             the file than .png and .pdf
+    """
+    found = find(project)
+    chosen = [_named(found, name) for name in names] or found
+    lines = []
+    for colour, run in enumerate(chosen):
+        lines += [picture.Line(run.name, run.losses, colour, False)] if run.losses else []
+        lines += [picture.Line(f"{run.name} validation", run.val_losses, colour, True)] if run.val_losses else []
+    if not lines:
+        raise UsageError("there is no loss to show yet", fix="train first: wyrmling run")
+    picture.save(out, lines, "optimizer step", "loss, nats per target")
+    return {"runs": [run.name for run in chosen], "picture": str(out)}, f"picture {out}"
 
 
 def _named(runs: Sequence[Run], name: str) -> Run:

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wyrmling.config import Project
+from wyrmling.core import toml
 from wyrmling.evaluate import charts
 from wyrmling.evaluate.charts import Curve, Dot
 from wyrmling.evaluate.html import document, section, table
@@ -28,6 +30,7 @@ def answer(search: Search) -> tuple[dict[str, Any], str]:
         "higher_is_better": search.judge.higher_is_better,
         "best": None if best is None else best.document(),
         "set": winning,
+        "toml": pasted(search.project, winning),
         "against_present": None if compared is None else vars(compared),
         "trials": [record.document() for record in search.records],
         "spent": search.spent(),
@@ -60,7 +63,14 @@ def _text(search: Search, winning: list[str], compared: Comparison | None, plot:
                 "wyrmling evaluate"
             )
         yield "the best: wyrmling train " + " ".join(f"--set {text}" for text in winning)
+        yield f"or, in wyrmling.toml in the place of what is there:\n\n{pasted(search.project, winning)}\n"
     yield f"plot {plot}"
+
+
+def pasted(project: Project, winning: Sequence[str]) -> str:
+    """The sections of wyrmling.toml that the winning settings belong to, with them, to stand in the old ones' place."""
+    raw = project.with_settings(winning).settings.model_dump(mode="json", exclude_unset=True)
+    return "\n".join(toml.lines({name: raw[name] for name in dict.fromkeys(key.partition(".")[0] for key in winning)}))
 
 
 def page(records: Sequence[Record], metric: str, keys: Sequence[str]) -> str:

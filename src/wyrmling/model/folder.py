@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from wyrmling.core import hardware
 from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.model import families, few_shot, foreign
 from wyrmling.model.embed import read_pooling, write_pooling
@@ -66,9 +67,11 @@ def load(path: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32)
     """The model in a folder, in evaluation mode.
 
     Raises   BadInput when the folder is of an unsupported kind or its parts contradict each other;
-             CorruptArtifact when a file can't be read or holds values that are not finite
+             CorruptArtifact when a file can't be read or holds values that are not finite; BadSetting for a GPU that
+             is not there
     """
     folder = locate(path)
+    hardware.require(device)
     model = _load(folder)
     if (about := few_shot.read(folder)) is not None:
         model = shown(model, about, folder)

@@ -295,12 +295,13 @@ def refer(
     looks: Batches | None,
     folder: Path,
     autocast: Callable[[], AbstractContextManager[Any]],
+    team: Team,
 ) -> None:
     """Give the material of a step what the untrained model says of its answers, where the loss compares with that."""
     if step.objective != "preference" or step.preference.loss == "orpo":
         return
     parts = {name: part for name, part in (("train", batches), ("val", looks)) if isinstance(part, PreferenceBatches)}
-    reference.fill(model, parts, folder, autocast)
+    reference.fill(model, parts, folder, autocast, team)
 
 
 def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:

@@ -62,14 +62,6 @@ class State:
     base: str = ""
 
 
-def save(folder: Path, state: State, *, keep: int) -> Path:
-    """Write `state` as `folder/step-<n>`, then remove all but the newest `keep` and the newest restore point.
-
-    Raises   BadInput when the disk is full; the checkpoints that were there stay.
-    """
-    return seal(write(folder, state), keep=keep)
-
-
 def write(folder: Path, state: State) -> Path:
     """The files of `state` in `folder/step-<n>.tmp`, not yet durable. Raises BadInput when the disk is full."""
     temporary = begin(folder, state.step)
@@ -105,7 +97,10 @@ def write_numbers(temporary: Path, state: State) -> None:
 
 
 def seal(temporary: Path, *, keep: int) -> Path:
-    """Make what `write` wrote a checkpoint. Raises BadInput when the disk is full."""
+    """Make what `write` wrote a checkpoint, then remove all but the newest `keep` and the newest restore point.
+
+    Raises   BadInput when the disk is full; the checkpoints that were there stay
+    """
     final, folder = temporary.with_suffix(""), temporary.parent
     with whole_or_absent(temporary):
         files = {file.name: _entry(file) for file in sorted(temporary.iterdir())}

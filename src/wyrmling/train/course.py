@@ -133,7 +133,7 @@ class Course:
                 if done.number % self.derived.evaluate_every == 0 or done.number == total:
                     self._look(log, done.number)
                 if step.keep_trunk and done.number == total - self.derived.decay_steps:
-                    checkpoint.save(self.draft.path / TRUNK, self._state(), keep=1)
+                    shards.save(self.draft.path / TRUNK, self._state(), self.team, keep=1)
                 self.team.note(self.meter.cost())
                 # What clocks and meters say is decided by one process for all.
                 used_up, due = self.team.same((self._used_up(), self.saver.due()))

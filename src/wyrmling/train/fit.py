@@ -13,11 +13,9 @@ from functools import partial
 
 import numpy as np
 
-from wyrmling.config import TrainStep
 from wyrmling.core import hardware
 from wyrmling.core.artifact import Draft, write_durably
 from wyrmling.core.energy import Meter
-from wyrmling.core.errors import BadSetting
 from wyrmling.core.log import say
 from wyrmling.model.adapter_folder import base_of
 from wyrmling.model.heads import Model
@@ -60,7 +58,6 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
     team = join(device)
     if team.same(_finished_before(draft)):
         return
-    _require_one_process(step, team)
     train, val = (TokenStore.open(job.tokens.path, split) for split in ("train", "val"))
     tokenizer = Tokenizer.load(job.tokens.path)
     facts = facts_of(job.project, train)
@@ -74,7 +71,6 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
         batches, looks = batches_for(job, train, val, tokenizer, derived, model)
         autocast = partial(numerics.autocast, device)
-        refer(model, step, batches, looks, draft.path / CHECKPOINTS, autocast)
         share = replace(derived, batch_tokens=max(1, derived.batch_tokens // team.data_ranks))
         room, looked_at = room_gb(settings, facts.device), 0 if looks is None else int(looks.pieces.length.sum())
         work = work_of(step, shape, share, facts, dtype=numerics.dtype, validation_tokens=looked_at, room_gb=room)
@@ -82,6 +78,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         if state is None:
             _announce(job, shape, derived, total, model, batches, train, tokenizer)
         team.place(model, numerics.dtype)
+        refer(model, step, batches, looks, draft.path / CHECKPOINTS, autocast, team)
         optimizer = optimizer_for(model, derived, adapters, team)
         choice = team.same(compiling.choice_for(job.project, model, work, draft.forecast, cut=team.cut))
         if state is not None:
@@ -89,7 +86,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
         else:
             progress, first = Progress(threads=numerics.threads, dtype=numerics.dtype, compiled=choice.on), 1
             if job.trunk is not None:
-                trunk.go_on(job.trunk, model, optimizer, step, tokenizer_sha256=train.tokenizer_sha256)
+                trunk.go_on(job.trunk, model, optimizer, step, team, tokenizer_sha256=train.tokenizer_sha256)
         progress.threads, progress.dtype, progress.processes = numerics.threads, numerics.dtype, team.world
         if progress.compiled and not team.cut:
             say(f"  compiling the model: {choice.why}")
@@ -132,18 +129,6 @@ def _taken_up(job: Job, draft: Draft, state: State, model: Model, optimizer: Opt
     optimizer.load(state.optimizer)
     draft.earlier_cost = dict(state.spent)
     return progress_of(state)
-
-
-def _require_one_process(step: TrainStep, team: Team) -> None:
-    """Raises BadSetting for what several processes can't do yet."""
-    asked = {"preference": step.objective == "preference", "trunk": step.trunk is not None or step.keep_trunk}
-    if team.world > 1 and any(asked.values()):
-        what = next(name for name, is_so in asked.items() if is_so)
-        raise BadSetting(
-            f"{what} can't be shared by {team.world} processes",
-            where=f"train.{step.name}",
-            fix="run this step without wyrmling launch",
-        )
 
 
 def _finish(

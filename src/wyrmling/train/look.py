@@ -16,7 +16,7 @@ from wyrmling.train.batches import IGNORED, Batch, Batches
 from wyrmling.train.judges import Judge
 from wyrmling.train.objectives import OBJECTIVES
 from wyrmling.train.order import Array
-from wyrmling.train.preference import log_probabilities, loss_of, on_the_chosen_side
+from wyrmling.train.preference import looked_at, loss_of, on_the_chosen_side
 from wyrmling.train.team import ALONE, Team
 
 
@@ -40,7 +40,7 @@ def look(
                  tag accuracy and entity_f1, for preference accuracy: the share of pairs on the chosen side
     """
     if preference is not None and objective == "preference":
-        return _preferences(model, batches, preference, autocast)
+        return _preferences(model, batches, preference, autocast, team)
     device = next(model.parameters()).device
     loss_function = team.evenly(OBJECTIVES[objective].loss)
     total, count = 0.0, 0
@@ -93,20 +93,27 @@ def _answers(model: Model, batch: Batch, objective: TrainObjective) -> list[_Ans
 
 
 def _preferences(
-    model: Model, batches: Batches, settings: Preference, autocast: Callable[[], AbstractContextManager[Any]]
+    model: Model,
+    batches: Batches,
+    settings: Preference,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    team: Team,
 ) -> dict[str, float]:
     device, total, count, right = next(model.parameters()).device, 0.0, 0, 0
     model.eval()
-    with ALONE.looking(), autocast():
-        for batch in batches.everything():
+    with team.looking(), autocast():
+        for batch in team.share(batches.everything()):
             moved = batch.to(device)
-            logp_S = log_probabilities(model, moved)
+            logp_S = looked_at(model, moved)
+            if moved.choices is None:
+                continue
             loss, items = loss_of(logp_S, moved, settings)
             total, count = total + float(loss), count + items
             if settings.loss != "kto":
                 right += on_the_chosen_side(logp_S, moved)
     model.train()
-    return {"loss": total / count} | ({} if settings.loss == "kto" else {"accuracy": right / count})
+    total, counted, rightly = team.total(total, count, right)
+    return {"loss": total / counted} | ({} if settings.loss == "kto" else {"accuracy": rightly / counted})
 
 
 def is_better(judge: Judge, new: dict[str, float], old: dict[str, float] | None) -> bool:

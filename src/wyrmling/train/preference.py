@@ -27,7 +27,8 @@ def preference_loss(
     label_smoothing   dpo: the share of the preferences that are taken to be the other way round (conservative DPO)
     """
     asked, choices = settings or Preference(), batch.choices
-    assert choices is not None
+    if choices is None:
+        return _passes(model, batch, asked)
     if asked.loss == "kto":
         # Nothing is learned from how far the model has moved, so the other answers need no gradient.
         own = choices.side_S == 0
@@ -38,6 +39,16 @@ def preference_loss(
     else:
         logp_S = log_probabilities(model, batch)
     return loss_of(logp_S, batch, asked, label_smoothing=label_smoothing)
+
+
+def _passes(model: Model, batch: Batch, settings: Preference) -> tuple[Tensor, int]:
+    """Of a filler, which has no answers: nothing; with a target, as many passes as the batches of others take."""
+    if bool((batch.targets == IGNORED).all()):
+        return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
+    if settings.loss == "kto":
+        with torch.no_grad():
+            log_probabilities(model, batch)
+    return -log_probabilities(model, batch).sum(), 1
 
 
 def loss_of(logp_S: Tensor, batch: Batch, settings: Preference, *, label_smoothing: float = 0.0) -> tuple[Tensor, int]:
@@ -85,11 +96,16 @@ def log_probabilities(model: Model, batch: Batch) -> Tensor:
     """The log-probability of the learned tokens of each sequence, in nats, (S)."""
     rows_R = (batch.targets != IGNORED).nonzero().squeeze(1)
     segments = Segments(batch.lengths)
-    output = model.output
     features_RD = model.features(batch.tokens, segments, rows_R)
+    output = model.output
     nats_R = token_nats(features_RD, output.weight_VD, batch.targets[rows_R], output.bias_V, cap=model.logit_cap)
     of_R = segments.segment_N(rows_R.device)[rows_R]
     return nats_R.new_zeros(len(segments)).index_add(0, of_R, -nats_R)
+
+
+def looked_at(model: Model, batch: Batch) -> Tensor:
+    """As `log_probabilities`. A filler goes through the model all the same, as others may wait there."""
+    return log_probabilities(model, batch if batch.choices is not None else batch.with_a_target())
 
 
 def on_the_chosen_side(logp_S: Tensor, batch: Batch) -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load, save
 
 from wyrmling.core.artifact import file_digest, verify_files, write_durably
@@ -22,27 +21,38 @@ from wyrmling.core.progress import bar
 from wyrmling.model.heads import Model
 from wyrmling.train.choices import PreferenceBatches
 from wyrmling.train.order import Array
-from wyrmling.train.preference import log_probabilities
+from wyrmling.train.preference import looked_at
+from wyrmling.train.team import ALONE, Team
 
 FILE, DIGEST = "reference.safetensors", "reference.json"
 
 
 def fill(
-    model: Model, parts: dict[str, PreferenceBatches], folder: Path, autocast: Callable[[], AbstractContextManager[Any]]
+    model: Model,
+    parts: dict[str, PreferenceBatches],
+    folder: Path,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    team: Team = ALONE,
 ) -> None:
     """Give each of `parts` its reference: read from `folder`, or computed and written there.
 
     model   as it is before the first step
+    team    has placed the model; its processes share the work, and the first of them reads and writes
     """
-    found = _stored(folder, parts)
+    found = team.same(_stored(folder, parts) if team.first else None)
     if found is None:
-        found = {name: _computed(model, batches, autocast) for name, batches in parts.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / FILE, save(found))
-        entry = {"bytes": (folder / FILE).stat().st_size, "sha256": file_digest(folder / FILE)}
-        write_durably(folder / DIGEST, json.dumps({FILE: entry}).encode())
+        found = {name: _computed(model, batches, autocast, team) for name, batches in parts.items()}
+        if team.first:
+            _keep(found, folder)
     for name, batches in parts.items():
         batches.reference = found[name]
+
+
+def _keep(found: dict[str, Array], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / FILE, save(found))
+    entry = {"bytes": (folder / FILE).stat().st_size, "sha256": file_digest(folder / FILE)}
+    write_durably(folder / DIGEST, json.dumps({FILE: entry}).encode())
 
 
 def _stored(folder: Path, parts: dict[str, PreferenceBatches]) -> dict[str, Array] | None:
@@ -59,17 +69,21 @@ def _stored(folder: Path, parts: dict[str, PreferenceBatches]) -> dict[str, Arra
     return found if fits else None
 
 
-def _computed(model: Model, batches: PreferenceBatches, autocast: Callable[[], AbstractContextManager[Any]]) -> Array:
+def _computed(
+    model: Model, batches: PreferenceBatches, autocast: Callable[[], AbstractContextManager[Any]], team: Team
+) -> Array:
     """Log-probability of both sequences of each item, (items, 2) float32."""
-    device, training = next(model.parameters()).device, model.training
-    values = np.empty((len(batches.items.row), 2), dtype=np.float32)
+    device, training, said = team.device, model.training, list[tuple[Array, Array, Array]]()
+    mine = team.share(batches.everything())
     model.eval()
-    with bar("reference", total=len(values)) as shown, torch.no_grad(), autocast():
-        for batch in batches.everything():
-            moved = batch.to(device)
-            assert moved.choices is not None
-            said = log_probabilities(model, moved).float().cpu().numpy()
-            values[moved.choices.item_S, moved.choices.side_S.cpu().numpy()] = said
-            shown.advance(len(said) // 2)
+    with bar("reference", total=len(mine)) as shown, team.looking(), autocast():
+        for batch in mine:
+            logp_S, choices = looked_at(model, batch.to(device)), batch.choices
+            if choices is not None:
+                said.append((choices.item_S, choices.side_S.numpy(), logp_S.float().cpu().numpy()))
+            shown.advance()
     model.train(training)
+    values = np.empty((len(batches.items.row), 2), dtype=np.float32)
+    for item_S, side_S, logp in team.gathered(said):
+        values[item_S, side_S] = logp
     return values

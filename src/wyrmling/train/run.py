@@ -58,13 +58,14 @@ def run(
     on_look  is told of each look at the validation rows, and may end the run by raising
     accept_data_change   begin anew where an interrupted run of this step was learning from other rows
     Raises   NothingToLearn, BadSetting before anything is trained; Interrupted (exit 75) after a signal; BadInput when
-             the rows have changed under an interrupted run
+             the rows have changed under an interrupted run; BadSetting for a GPU that is not there
     """
     found = trunk.find(project, step, earlier or [])
     base = base if found is None else found.path / "model"
     key = _key(project, data, tokens, step, base, {} if found is None else trunk.inputs(found))
     if (done := artifact.find(project.runs, key)) is not None:
         return done
+    hardware.require(hardware.device(project.settings.machine.device))
     if ranks.first():
         same_rows.require(project.runs, key, accept=accept_data_change)
     from wyrmling.train import few_shot

@@ -40,6 +40,15 @@ def write(folder: Path, state: State, team: Team) -> Path | None:
     return temporary if team.first else None
 
 
+def save(folder: Path, state: State, team: Team, *, keep: int) -> None:
+    """Write `state` as `folder/step-<n>`, then remove all but the newest `keep` and the newest restore point.
+
+    Raises   BadInput when the disk is full; the checkpoints that were there stay
+    """
+    if (temporary := write(folder, state, team)) is not None:
+        checkpoint.seal(temporary, keep=keep)
+
+
 def load_newest(folder: Path, team: Team, *, base: str, restore_points: bool = False) -> State | None:
     """The newest state that the first process finds whole, on every process; its tensors may be read piece by piece."""
     state = checkpoint.load_newest(folder, base=base, restore_points=restore_points) if team.first else None

@@ -18,6 +18,7 @@ from wyrmling.core.errors import BadSetting, CorruptArtifact
 if TYPE_CHECKING:
     from wyrmling.model.heads import Model
     from wyrmling.train.optim import Optimizer
+    from wyrmling.train.team import Team
 
 TRUNK = "trunk"
 
@@ -49,13 +50,16 @@ def inputs(found: Artifact) -> dict[str, str]:
     return {name: str(found.manifest["files"][name]["sha256"]) for name in files if name.endswith(".safetensors")}
 
 
-def go_on(found: Path, model: Model, optimizer: Optimizer, step: TrainStep, *, tokenizer_sha256: str) -> None:
+def go_on(
+    found: Path, model: Model, optimizer: Optimizer, step: TrainStep, team: Team, *, tokenizer_sha256: str
+) -> None:
     """Give the model and the optimizer the state of the trunk in the artifact `found`.
 
+    team     has placed the model; any number of processes may have left the trunk
     Raises   BadSetting when it belongs to other parameters, another optimizer or another tokenizer
     """
     from wyrmling.model import folder
-    from wyrmling.train import checkpoint, trainable
+    from wyrmling.train import shards, trainable
 
     about = folder.about(found / "model")
     if about is None or about.tokenizer_sha256 != tokenizer_sha256:
@@ -64,10 +68,11 @@ def go_on(found: Path, model: Model, optimizer: Optimizer, step: TrainStep, *, t
             where=f"train.{step.name}.trunk",
             fix="set model.base to the artifact that the trunk comes from: that brings its tokenizer",
         )
-    state = checkpoint.load_newest(found / TRUNK)
+    state = shards.load_newest(found / TRUNK, team, base="")
     try:
         if state is None:
             raise CorruptArtifact("there is no readable state", where=found)
+        state = shards.localised(state, team)
         trainable.restore(model, state.model)
         optimizer.load(state.optimizer)
     except CorruptArtifact as error:
