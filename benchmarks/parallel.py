@@ -152,20 +152,17 @@ def muon(held: int, grid: Grid, gpus: int) -> tuple[float, float]:
     return size, NODE * size * max(0, among - NODE) / max(1, among - 1)
 
 
-def config_of(size: str, tensor: int) -> ModelConfig:
-    """The model that a name stands for. Where its heads can't be shared: as many weights in fewer, wider heads."""
+def config_of(size: str) -> ModelConfig:
+    """The model that a name stands for."""
     found = sized(size, PRESETS["compat"], VOCAB)
-    head, kv_heads = found.width // found.heads, found.kv_heads
-    if kv_heads % tensor:
-        head, kv_heads = head * 9 // 8, kv_heads * 8 // 9
     return ModelConfig(
         family="qwen3",
         vocab_size=padded_vocab(VOCAB),
         width=found.width,
         layers=found.layers,
-        heads=found.width // head,
-        kv_heads=kv_heads,
-        head_dim=head,
+        heads=found.heads,
+        kv_heads=found.kv_heads,
+        head_dim=found.width // found.heads,
         ffn=found.ffn,
         context=CONTEXT,
         tied=found.tied,
@@ -174,7 +171,7 @@ def config_of(size: str, tensor: int) -> ModelConfig:
 
 def simulate(size: str, gpus: int, launch: Launch, tokens: int, memory_gb: float, *, whole: bool) -> Simulated:
     """One process with all layers, or what FEW layers say about it."""
-    config = config_of(size, launch.tensor)
+    config = config_of(size)
     parameters = sized(size, PRESETS["compat"], VOCAB).parameters
     how = spread(launch, world=gpus, node=NODE, parameters=parameters, memory_gb=memory_gb)
     recompute = parameters > 2e9

@@ -58,6 +58,8 @@ def test_every_size_and_vocabulary_gives_a_usual_shape_or_a_reason(preset: Any) 
             assert 16 <= found.width / found.layers <= 256
             assert found.width % found.heads == 0
             assert found.heads % found.kv_heads == 0
+            if found.width >= 4096 and PRESETS[preset].keys != "one":
+                assert found.heads % 8 == found.kv_heads % 8 == found.ffn % 8 == 0
 
 
 def test_presets_are_the_families_they_name() -> None:

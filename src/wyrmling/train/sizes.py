@@ -1,9 +1,10 @@
 """A model's name, such as 135M, to its layers, width and heads; and what the presets are.
 
 The rule: the embedding is also the output matrix below 1B; a head is 64 wide, 128 from width 2048 on, where four query
-heads share a key head; a gated feed-forward layer is 8/3 as wide as the stream, a plain one 4 times. Each width gets as
-many layers as bring the weights nearest to the name. Of those within 10 % of it, with a fifth of the weights in blocks,
-the one is taken that is nearest in size and in width per layer: 64 (nanochat), or 128 from 1B on (Llama 3).
+heads share a key head; from width 4096 on the key heads are a multiple of 8, so that 2, 4 or 8 devices share them; a
+gated feed-forward layer is 8/3 as wide as the stream, a plain one 4 times. Each width gets as many layers as bring the
+weights nearest to the name. Of those within 10 % of it, with a fifth of the weights in blocks, the one is taken that is
+nearest in size and in width per layer: 64 (nanochat), or 128 from 1B on (Llama 3).
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ Preset = Literal["compat", "llama", "palm", "encoder"]
 FARTHEST, SIZE_WEIGHT, LEAST_BLOCKS = 0.10, 10.0, 0.2
 # A taller stack than this is nobody's.
 LEAST_WIDTH_PER_LAYER = 16
-WIDTHS = (*range(32, 256, 32), *range(256, 1024, 64), *range(1024, 2048, 128), *range(2048, 16_385, 512))
+WIDTHS = (
+    *range(32, 256, 32),
+    *range(256, 1024, 64),
+    *range(1024, 2048, 128),
+    *range(2048, 4096, 512),
+    *range(4096, 16_385, 1024),
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,8 @@ def sized(size: str, kind: Kind, vocab_size: int) -> Sized:
 def _with_width(width: int, wanted: float, kind: Kind, vocab_size: int, tied: bool) -> Sized:
     heads, ffn = heads_of(width, 128 if width >= 2048 else 64), ffn_of(kind, width)
     quarter = heads // 4 if width >= 2048 else heads
+    if width >= 4096:
+        quarter = max(keys for keys in range(8, quarter + 1, 8) if heads % keys == 0)
     kv_heads = {"all": heads, "quarter": quarter, "one": 1}[kind.keys]
     attention = width * (width // heads) * (2 * heads + 2 * kv_heads)
     layer = attention + (3 if kind.gated else 2) * width * ffn
