@@ -85,7 +85,7 @@ def test_only_the_best_model_stays_and_training_with_its_settings_finds_it(proje
     assert not list(searched.folder.glob("trials/*/runs"))
     best = project.with_settings([f"{key}={value}" for key, value in searched.best.settings.items()])
     made = stages.train(best)[-1]
-    assert made.reused and made.figures["val"]["macro_f1"] == searched.best.value
+    assert made.reused and made.figures["val"][searched.judge.name] == searched.best.value
     _, looks = read(made.path / STEPS_FILE)
     assert [look["val"]["macro_f1"] for look in looks] == list(searched.best.curve)
 
