@@ -87,7 +87,7 @@ def test_only_the_best_model_stays_and_training_with_its_settings_finds_it(proje
     made = stages.train(best)[-1]
     assert made.reused and made.figures["val"][searched.judge.name] == searched.best.value
     _, looks = read(made.path / STEPS_FILE)
-    assert [look["val"]["macro_f1"] for look in looks] == list(searched.best.curve)
+    assert [look["val"][searched.judge.name] for look in looks] == list(searched.best.curve)
 
 
 def test_a_search_that_is_asked_again_has_nothing_to_do_and_goes_on_when_given_more_trials(project, searched):
