@@ -125,8 +125,8 @@ class Point(NamedTuple):
     loss: float
 
 
-def ours(recipe: Recipe, data: Data, *, window: int, every: int, seconds: float | None = None) -> Iterator[Point]:
-    """Train and look every so many steps. seconds: stop after so long by the clock."""
+def ours(recipe: Recipe, data: Data, *, window: int, every: int) -> Iterator[Point]:
+    """Train and look every so many steps."""
     model, optimizer = _model_and_optimizer(recipe, data)
     batches = Batches(
         Text(data.train),
@@ -148,7 +148,7 @@ def ours(recipe: Recipe, data: Data, *, window: int, every: int, seconds: float 
         model, optimizer, token_loss, Feed(batches, first=1, last=recipe.steps),
         first=1, last=recipe.steps, schedule=schedule, seed=1, max_norm=1.0, judge=Judge(Recent()), autocast=autocast,
     )  # fmt: skip
-    cpu, since, began = 0.0, time.process_time(), time.monotonic()
+    cpu, since = 0.0, time.process_time()
     for done in stepping:
         if done.number % every == 0 or done.number == recipe.steps:
             cpu += time.process_time() - since
@@ -158,8 +158,6 @@ def ours(recipe: Recipe, data: Data, *, window: int, every: int, seconds: float 
             model.train()
             yield Point(done.number, cpu, loss)
             since = time.process_time()
-        if seconds is not None and time.monotonic() - began > seconds:
-            return
 
 
 def _logits(model: Model, x_BT: Tensor) -> Tensor:
@@ -288,16 +286,17 @@ def _final(recipe: Recipe, data: Data) -> float:
 LONG = Recipe(layers=6, width=256, heads=4, context=256, batch=4096, steps=1800, dropout=0.15, lr=0.02)
 
 
-def lowest(data: Data, minutes: float) -> None:
+def lowest(data: Data, minutes: float, looks: int = 4) -> None:
     """The lowest validation loss within so many minutes; the schedule is made for the steps that fit."""
-    probe = replace(LONG, steps=12)
     began = time.monotonic()
-    list(ours(probe, data, window=256, every=10**9, seconds=120))
-    per_step = (time.monotonic() - began) / 12
-    total = int(0.93 * minutes * 60 / per_step)
-    print(f"{per_step:.2f} s per step: {total} steps")
-    for point in ours(replace(LONG, steps=total), data, window=256, every=max(1, total // 12)):
-        print(f"step {point.step}: {point.loss:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+    early, late = ours(replace(LONG, steps=12), data, window=256, every=6)
+    per_step = (late.cpu - early.cpu) / (late.step - early.step) / torch.get_num_threads()
+    look = (time.monotonic() - began - late.cpu / torch.get_num_threads()) / 2
+    total = int(0.95 * (began + minutes * 60 - time.monotonic() - (looks + 1) * look) / per_step)
+    print(f"{per_step:.2f} s per step, {look:.0f} s per look: {total} steps", flush=True)
+    for point in ours(replace(LONG, steps=total), data, window=256, every=max(1, total // looks)):
+        seconds = time.monotonic() - began
+        print(f"step {point.step}: {point.loss:.4f}, {seconds:.0f} s, {point.cpu:.0f} CPU s of training", flush=True)
 
 
 def main() -> None:
