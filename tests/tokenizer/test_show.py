@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tokenizer.samples import data_artifact, example
 from wyrmling.tokenizer import run, show
+from wyrmling.tokenizer.tokenizer import Tokenizer
 
 
 def test_the_first_rows_of_each_kind_are_shown_with_what_is_learned(project: Any) -> None:
@@ -38,3 +41,12 @@ def test_a_labelled_row_shows_its_label_and_words_stay_apart(project: Any, wordp
     made_project = project("classify", "project", f"model.base={wordpiece}")
     made = run.run(made_project, data_artifact(made_project, rows))
     assert show.first_rows(made, 1)[0].text(colour=False) == "l0 (labelled)\n[CLS]⟦my card is lost[SEP]⟧ → ⟦team0⟧"
+
+
+@pytest.mark.parametrize("name", ["scratch", "wordpiece"])
+def test_tokens_shown_one_by_one_read_like_the_whole(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = Tokenizer.load(request.getfixturevalue(name))
+    ids = tokenizer.encode("the cards of these customers, and theirs")
+    whole = tokenizer.decode(ids)
+    singles = [show.text_of(tokenizer, [token], before) for before, token in zip([-1, *ids], ids, strict=False)]
+    assert "".join(singles) == show.text_of(tokenizer, ids) == whole and " " in whole

@@ -218,3 +218,12 @@ def test_each_group_has_the_rate_that_was_asked_for(rule: OptimizerName) -> None
     assert [group.lr for group in groups] == list(rates.values())
     assert [group.rule for group in groups] == [rule, *["adamw" if rule == "muon" else rule] * 3]
     assert sum(len(group.parameters) for group in groups) == len(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize(("rule", "group"), [("muon", "matrices"), ("adamw", "head")])
+def test_the_dense_layer_of_a_head_moves_with_the_head_unless_by_muon(rule: OptimizerName, group: str) -> None:
+    model = Model(ModelConfig("bert", 64, 32, 1, 2, 2, 16, 48, 32), "classes", 3)
+    groups = parameter_groups(
+        dict(model.named_parameters()), rule=rule, lr=1, embedding_lr=1, head_lr=1, weight_decay=0, parts={}
+    )
+    assert [one.name for one in groups if "head.dense.weight" in one.parameters] == [group]

@@ -222,6 +222,13 @@ def test_norms_of_a_ready_model_move_no_faster_than_its_matrices_and_no_word_is_
     assert ready.token_noise == 0 < fresh.token_noise
 
 
+@pytest.mark.parametrize(("objective", "new"), [("classify", True), ("tag", True), ("sft", False), ("masked", False)])
+def test_only_a_new_head_learns_faster_than_the_ready_model_below_it(objective: str, new: bool) -> None:
+    shape = derive_model(settings("complete"), (step("causal"),), STORIES)
+    derived = derive_step(settings("complete"), step(objective), shape, STORIES, scratch=False, first=True)
+    assert derived.head_lr == pytest.approx(10 * derived.lr if new else derived.lr)
+
+
 def test_an_optimizer_for_gpus_is_refused_on_a_cpu() -> None:
     asked = settings("complete")
     shape = derive_model(asked, (step("causal"),), STORIES)

@@ -88,3 +88,18 @@ def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
     names = {id_: special for special, id_ in tokenizer.special_ids.items()}
     runs = groupby(ids, key=lambda id_: id_ in names)
     return "".join("".join(names[id_] for id_ in run) if named else tokenizer.decode(run) for named, run in runs)
+
+
+def text_of(tokenizer: Tokenizer, ids: list[int], before: int = -1) -> str:
+    """The text of these tokens as it follows the token before them: some tokenizers tell a blank only from that."""
+    names = {number: name for name, number in tokenizer.special_ids.items()}
+    parts = []
+    for token in (i for i in ids if i >= 0):
+        text = names.get(token) or tokenizer.decode([token])
+        if token not in names and before >= 0 and before not in names:
+            first = tokenizer.decode([before])
+            both = tokenizer.decode([before, token])
+            text = both.removeprefix(first) if both.startswith(first) else text
+        parts.append(text)
+        before = token
+    return "".join(parts).replace("\n", "↵")

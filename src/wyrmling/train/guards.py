@@ -13,6 +13,7 @@ import numpy as np
 
 from wyrmling.config import TrainStep
 from wyrmling.core.errors import BadSetting, NothingToLearn
+from wyrmling.tokenizer.show import text_of
 from wyrmling.tokenizer.tokenizer import Tokenizer
 from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train.batches import IGNORED, Batch
@@ -98,31 +99,29 @@ def _marked(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, tokens: li
     if step.objective == "classify":
         chosen = [number for number, has in enumerate(targets) if has] if store.several else targets
         names = ", ".join(store.labels[number] for number in chosen)
-        return f"{_shown(tokenizer, tokens[:PREVIEW_TOKENS])} → ⟦{names}⟧"
+        return f"{text_of(tokenizer, tokens[:PREVIEW_TOKENS])} → ⟦{names}⟧"
     causal = step.objective in WRITING
-    parts, learning = [_shown(tokenizer, tokens[:1])] if causal else [], False
+    parts, learning = [text_of(tokenizer, tokens[:1])] if causal else [], False
     start = max(0, next((i for i, target in enumerate(targets) if target != IGNORED), 0) - PREVIEW_TOKENS // 3)
     if start:
         parts.append(" … ")
     for at in range(start, min(len(tokens), start + PREVIEW_TOKENS)):
         learned = targets[at] != IGNORED
+        before = tokens[at - 1] if at > start else -1
         if causal:
-            text = _shown(tokenizer, [targets[at] if learned else tokens[at + 1] if at + 1 < len(tokens) else -1])
+            following = targets[at] if learned else tokens[at + 1] if at + 1 < len(tokens) else -1
+            text = text_of(tokenizer, [following], tokens[at])
         elif step.objective == "tag":
-            text = _shown(tokenizer, tokens[at : at + 1]) + (f"⟦{store.tag_names[targets[at]]}⟧" if learned else "")
+            marked = f"⟦{store.tag_names[targets[at]]}⟧" if learned else ""
+            text = text_of(tokenizer, tokens[at : at + 1], before) + marked
             learned = False
         else:
-            text = _shown(tokenizer, [targets[at] if learned else tokens[at]])
+            text = text_of(tokenizer, [targets[at] if learned else tokens[at]], before)
         if learned != learning:
             parts.append("⟦" if learned else "⟧")
             learning = learned
         parts.append(text)
     return "".join(parts) + ("⟧" if learning else "") + (" …" if start + PREVIEW_TOKENS < len(tokens) else "")
-
-
-def _shown(tokenizer: Tokenizer, ids: list[int]) -> str:
-    names = {number: name for name, number in tokenizer.special_ids.items()}
-    return "".join(names[i] if i in names else tokenizer.decode([i]) for i in ids if i >= 0).replace("\n", "↵")
 
 
 def _candidates(store: TokenStore, step: TrainStep) -> Array:

@@ -279,7 +279,9 @@ def parameter_groups(
     weight_decay: float,
     parts: Mapping[str, tuple[int, ...]],
 ) -> list[Group]:
-    """A model's trainable parameters in groups: matrices, embedding, head (the output matrix) and scalars.
+    """A model's trainable parameters in groups: matrices, embedding, head and scalars.
+
+    The head is the output matrix and, unless Muon moves the matrices, the dense layer before it.
 
     rule       of the matrices; with muon the rest has AdamW, else all have it. Decay is on matrices only
     scalar_lr  of norms and biases. None: head_lr
@@ -290,7 +292,7 @@ def parameter_groups(
     found: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "embedding": {}, "head": {}, "scalars": {}}
     for name, parameter in parameters.items():
         if parameter.requires_grad:
-            found[_group_of(name, parameter)][name] = parameter
+            found[_group_of(name, parameter, rule)][name] = parameter
     return [
         Group("matrices", rule, found["matrices"], lr, weight_decay, betas=betas, parts=parts),
         Group("embedding", rest, found["embedding"], embedding_lr, betas=betas, eps=1e-10),
@@ -299,10 +301,11 @@ def parameter_groups(
     ]
 
 
-def _group_of(name: str, parameter: nn.Parameter) -> str:
+def _group_of(name: str, parameter: nn.Parameter, rule: OptimizerName) -> str:
     if name == "body.embedding.weight":
         return "embedding"
-    if name in ("head.weight", "head.bias"):
+    # The dense layer of a new head is as new as what follows it; Muon has one rate for all matrices.
+    if name in ("head.weight", "head.bias") or (name == "head.dense.weight" and rule != "muon"):
         return "head"
     return "matrices" if parameter.ndim == 2 else "scalars"
 

@@ -355,8 +355,11 @@ def _learning_rates(
         reason = "falls with the cube root of the size (OLMo-core), at most 3e-3"
     else:
         base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
-        ratio_embedding, ratio_head = 1.0, 10.0
-        reason = "2e-5 at 1G weights, with the inverse cube root of the size; a new head learns 10 times faster"
+        # Labels and tags have a head of their own; what predicts tokens is as good as the rest.
+        ratio_embedding, ratio_head = 1.0, (10.0 if step.objective in ("classify", "tag") else 1.0)
+        reason = "2e-5 at 1G weights, with the inverse cube root of the size" + (
+            "; a new head learns 10 times faster" if ratio_head > 1 else ""
+        )
     if step.objective == "preference" and optimizer != "muon":
         base, ratio_head = base * PREFERENCE_RATE[step.preference.loss], 1.0
         reason = f"{PREFERENCE_RATE[step.preference.loss]:g} of the rate of fine-tuning, as is usual for preferences"
