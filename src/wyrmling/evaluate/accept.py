@@ -58,10 +58,8 @@ WITH_CHAMPION: dict[str, tuple[str, ...]] = {
     "answer": ("bpb", *answers.NAMES),
     "summarize": ("bpb", *answers.NAMES),
 }
-# The columns that rows can be sliced by; the values of `length` are always these.
+# The values of the column `length` are always these.
 LENGTHS = ("short", "medium", "long")
-# Columns that a source keeps come on top.
-COLUMNS = SLICED_BY
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def parse(
     kept     columns that the sources keep: slices while `values` are not known
     Raises   BadSetting that names the line and the nearest known metric, label, slice or baseline
     """
-    columns = (*COLUMNS, *kept) if values is None else tuple(values)
+    columns = (*SLICED_BY, *kept) if values is None else tuple(values)
     return [_parse(text, task, labels, columns, values) for text in lines]
 
 

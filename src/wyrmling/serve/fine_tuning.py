@@ -148,7 +148,7 @@ async def resume(service: Service, request: Request) -> Response:
 
 def wire(workshop: Workshop, job: Job) -> dict[str, Any]:
     """The job as the API shows it."""
-    method = (job.asked.get("method") or {}).get("type", "supervised")
+    method = job_project.method_of(job)
     numbers = ("n_epochs", "batch_size", "learning_rate_multiplier", *(["beta"] if method == "dpo" else []))
     asked = dict.fromkeys(numbers, "auto")
     asked |= job_project.hyperparameters(job)

@@ -67,7 +67,7 @@ def labels_texts(job: Job) -> bool:
 
 def form_of(job: Job) -> Form:
     """What a row of the job is."""
-    if (job.asked.get("method") or {}).get("type") == "dpo":
+    if method_of(job) == "dpo":
         return "pair"
     return "label" if labels_texts(job) else "conversation"
 
@@ -137,6 +137,11 @@ def seed(job: Job) -> int:
     """The seed of the request; without one, the job's own."""
     asked = job.asked.get("seed")
     return int(short(job), 16) % 2**31 if asked is None else int(asked)
+
+
+def method_of(job: Job) -> str:
+    """supervised, or dpo."""
+    return str((job.asked.get("method") or {}).get("type", "supervised"))
 
 
 def hyperparameters(job: Job) -> dict[str, Any]:

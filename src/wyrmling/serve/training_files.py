@@ -2,7 +2,6 @@
 
     {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}], "tools": [...]}
     {"prompt": ..., "completion": ...}
-
     {"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}
 
 For a classifier the last message of the assistant (or the completion) is the label. The last form is for the method

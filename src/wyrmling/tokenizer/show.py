@@ -73,7 +73,7 @@ def _shown(tokenizer: Tokenizer, store: TokenStore, row: int) -> Shown:
     ids = store.tokens(row)[:MAX_TOKENS].tolist()
     learn = store.learn(row)[:MAX_TOKENS].tolist()
     stretches = tuple(
-        (_text(tokenizer, [id_ for id_, _ in group]), learned)
+        (text_of(tokenizer, [id_ for id_, _ in group]), learned)
         for learned, group in groupby(zip(ids, learn, strict=True), key=lambda item: item[1])
     )
     columns = store.rows
@@ -83,23 +83,16 @@ def _shown(tokenizer: Tokenizer, store: TokenStore, row: int) -> Shown:
     return Shown(str(columns["row_id"][row]), str(columns["kind"][row]), stretches, cut, label)
 
 
-def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text of ids, special tokens by name."""
+def text_of(tokenizer: Tokenizer, ids: list[int], before: int = -1) -> str:
+    """The text of ids, special tokens by name.
+
+    before   the token that they follow, which some tokenizers tell a blank from; -1: none
+    """
     names = {id_: special for special, id_ in tokenizer.special_ids.items()}
     runs = groupby(ids, key=lambda id_: id_ in names)
-    return "".join("".join(names[id_] for id_ in run) if named else tokenizer.decode(run) for named, run in runs)
-
-
-def text_of(tokenizer: Tokenizer, ids: list[int], before: int = -1) -> str:
-    """The text of these tokens as it follows the token before them: some tokenizers tell a blank only from that."""
-    names = {number: name for name, number in tokenizer.special_ids.items()}
-    parts = []
-    for token in (i for i in ids if i >= 0):
-        text = names.get(token) or tokenizer.decode([token])
-        if token not in names and before >= 0 and before not in names:
-            first = tokenizer.decode([before])
-            both = tokenizer.decode([before, token])
-            text = both.removeprefix(first) if both.startswith(first) else text
-        parts.append(text)
-        before = token
-    return "".join(parts).replace("\n", "↵")
+    alone = "".join("".join(names[id_] for id_ in run) if named else tokenizer.decode(run) for named, run in runs)
+    if before < 0 or not ids or before in names or ids[0] in names:
+        return alone
+    first, both = tokenizer.decode([before]), text_of(tokenizer, [before, *ids])
+    # Half a character reads otherwise once the other half is there.
+    return both.removeprefix(first) if both.startswith(first) else alone

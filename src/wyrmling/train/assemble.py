@@ -133,7 +133,13 @@ def model_for(job: Job, facts: Facts, store: TokenStore) -> tuple[Model, Shape]:
     names = {"classes": store.labels, "tags": store.tag_names}.get(head, [])
     if job.base is None:
         shape = sizing.derive_model(settings, job.project.steps, facts)
-        made = Model(_config(shape, store), head, len(names), seed=settings.seed, zero_init=settings.model.zero_init)
+        made = Model(
+            config_of(shape, tokens=store.vocab_size),
+            head,
+            len(names),
+            seed=settings.seed,
+            zero_init=settings.model.zero_init,
+        )
         return made, shape
     base = _with_new_tokens(folder.load(job.base), job, store)
     if base.config.vocab_size < store.vocab_size:
@@ -184,7 +190,8 @@ def _with_new_tokens(base: Model, job: Job, store: TokenStore) -> Model:
     return vocabulary.extend(base, new, tokens=store.vocab_size)
 
 
-def _config(shape: Shape, store: TokenStore) -> ModelConfig:
+def config_of(shape: Shape, *, tokens: int | None = None, dropout: float = 0.0) -> ModelConfig:
+    """The description of a model of these sizes. tokens: ids the tokenizer knows; None: every row of the embedding."""
     return ModelConfig(
         family=cast(FamilyName, shape.family),
         vocab_size=padded_vocab(shape.vocab_size),
@@ -196,7 +203,8 @@ def _config(shape: Shape, store: TokenStore) -> ModelConfig:
         ffn=shape.ffn,
         context=shape.context,
         tied=shape.tied,
-        tokens=store.vocab_size,
+        tokens=tokens,
+        dropout=dropout,
     )
 
 

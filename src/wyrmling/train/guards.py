@@ -99,9 +99,9 @@ def _marked(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, tokens: li
     if step.objective == "classify":
         chosen = [number for number, has in enumerate(targets) if has] if store.several else targets
         names = ", ".join(store.labels[number] for number in chosen)
-        return f"{text_of(tokenizer, tokens[:PREVIEW_TOKENS])} → ⟦{names}⟧"
+        return f"{_shown(tokenizer, tokens[:PREVIEW_TOKENS])} → ⟦{names}⟧"
     causal = step.objective in WRITING
-    parts, learning = [text_of(tokenizer, tokens[:1])] if causal else [], False
+    parts, learning = [_shown(tokenizer, tokens[:1])] if causal else [], False
     start = max(0, next((i for i, target in enumerate(targets) if target != IGNORED), 0) - PREVIEW_TOKENS // 3)
     if start:
         parts.append(" … ")
@@ -110,18 +110,22 @@ def _marked(store: TokenStore, tokenizer: Tokenizer, step: TrainStep, tokens: li
         before = tokens[at - 1] if at > start else -1
         if causal:
             following = targets[at] if learned else tokens[at + 1] if at + 1 < len(tokens) else -1
-            text = text_of(tokenizer, [following], tokens[at])
+            text = _shown(tokenizer, [following], tokens[at])
         elif step.objective == "tag":
             marked = f"⟦{store.tag_names[targets[at]]}⟧" if learned else ""
-            text = text_of(tokenizer, tokens[at : at + 1], before) + marked
+            text = _shown(tokenizer, tokens[at : at + 1], before) + marked
             learned = False
         else:
-            text = text_of(tokenizer, [targets[at] if learned else tokens[at]], before)
+            text = _shown(tokenizer, [targets[at] if learned else tokens[at]], before)
         if learned != learning:
             parts.append("⟦" if learned else "⟧")
             learning = learned
         parts.append(text)
     return "".join(parts) + ("⟧" if learning else "") + (" …" if start + PREVIEW_TOKENS < len(tokens) else "")
+
+
+def _shown(tokenizer: Tokenizer, ids: list[int], before: int = -1) -> str:
+    return text_of(tokenizer, [id_ for id_ in ids if id_ >= 0], before).replace("\n", "↵")
 
 
 def _candidates(store: TokenStore, step: TrainStep) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,19 +24,16 @@ from wyrmling.core.hardware import Device
 from wyrmling.model.attention import Segments
 from wyrmling.model.design import FamilyName
 from wyrmling.model.heads import Model
-from wyrmling.model.transformer import ModelConfig, padded_vocab
 from wyrmling.train import trainable
-from wyrmling.train.assemble import VALIDATION_TOKENS, Numerics, optimizer_for
+from wyrmling.train.assemble import VALIDATION_TOKENS, Numerics, config_of, optimizer_for
 from wyrmling.train.cross_entropy import token_nats
 from wyrmling.train.objectives import OBJECTIVES
-from wyrmling.train.sizing import Derived, Shape
+from wyrmling.train.sizing import Derived
 from wyrmling.train.workload import BASE_GB, Work, merging_bytes
 
 # A deeper model is taken with so many layers, and what one of them adds is multiplied. Before the second step there are
 # no moments, and from then on a step holds what the one before it held.
 FEW, STEPS = (2, 4), 2
-
-
 # By how much the heap is larger than what passes through it, for the holes that batches of ever other sizes leave (the
 # peaks of whole runs, benchmarks/forecast.py). A board's are assumed.
 HOLES: dict[Device, float] = {"cpu": 1.9, "cuda": 1.1}
@@ -114,7 +111,7 @@ def _taken(step: TrainStep, work: Work, derived: Derived) -> Bytes:
             seen = _segments(work, min(VALIDATION_TOKENS, round(looked_at)))
     with FakeTensorMode(allow_non_fake_inputs=True), Held() as held:
         head = OBJECTIVES[step.objective].head
-        model = Model(config_of(work.shape, derived.dropout), head, work.outputs, seed=None)
+        model = Model(config_of(work.shape, dropout=derived.dropout), head, work.outputs, seed=None)
         adapters = trainable.prepare(model, step, seed=0, dtype=work.dtype)
         model.body.recompute = work.effort.recompute
         optimizer = optimizer_for(model.train(), derived, adapters)
@@ -153,19 +150,3 @@ def loss_of(model: Model, segments: Segments, work: Work) -> Tensor:
         return F.cross_entropy(logits_RC.float(), targets_R, reduction="sum")
     features_RD, output = model.features(tokens_N, segments, rows_R), model.output
     return token_nats(features_RD, output.weight_VD, targets_R, output.bias_V, cap=model.logit_cap).sum()
-
-
-def config_of(shape: Shape, dropout: float) -> ModelConfig:
-    return ModelConfig(
-        family=cast(FamilyName, shape.family),
-        vocab_size=padded_vocab(shape.vocab_size),
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        ffn=shape.ffn,
-        context=shape.context,
-        tied=shape.tied,
-        dropout=dropout,
-    )
