@@ -314,13 +314,13 @@ class Lora(Section):
     rank: int = Field(default=16, ge=1)
     """Rank of each correction B x A."""
     alpha: float | None = Field(default=None, gt=0)
-    """Scale of the corrections: alpha / sqrt(rank), or alpha / rank without rslora. None: the rank."""
+    """Scale of the corrections: alpha / rank, with rslora alpha / sqrt(rank). None: twice the rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inputs that a correction does not see while training."""
     targets: OneOrMore = ("all-linear",)
     """The layers that are corrected: "all-linear" (all of the blocks), or names such as ["q_proj", "v_proj"]."""
-    rslora: bool = True
-    """Scale by the square root of the rank (rsLoRA), so that a larger rank is not slowed down."""
+    rslora: bool = False
+    """Divide alpha by the square root of the rank instead of the rank (rsLoRA)."""
     dora: bool = False
     """Also learn the length of each row of the corrected matrices (DoRA): a little better, slower."""
 

@@ -104,7 +104,7 @@ def test_answers_are_learned(method: str, small: Small, base: Path, tmp_path: Pa
     [
         [],
         ["lora.dora=true"],
-        ["lora.rslora=false", "lora.alpha=32"],
+        ["lora.rslora=true", "lora.alpha=8"],
         ["lora.targets=['q_proj', 'gate_proj']", "lora.rank=2"],
     ],
 )
@@ -131,7 +131,8 @@ def test_the_adapter_is_exported_after_asking_it_on_its_base(small: Small, base:
     document, _ = export(made.path / "model", to="peft", out=tmp_path / "out")
     assert document["probes"]["max_abs"] < 1e-4
     judge: Any = transformers.AutoModelForCausalLM.from_pretrained(own)
-    assert peft.PeftModel.from_pretrained(judge, tmp_path / "out").peft_config["default"].r == 16
+    config = peft.PeftModel.from_pretrained(judge, tmp_path / "out").peft_config["default"]
+    assert (config.r, config.lora_alpha, config.use_rslora) == (16, 32, False)
     tensors = read_tensors(own / "model.safetensors")
     folder.write_tensors(own / "model.safetensors", {name: tensor * 1.01 for name, tensor in tensors.items()})
     with pytest.raises(BadInput, match="belongs to the base"):
@@ -142,7 +143,7 @@ def test_the_adapter_is_exported_after_asking_it_on_its_base(small: Small, base:
 
 
 def test_every_lora_setting_changes_the_result(small: Small, base: Path, tmp_path: Path) -> None:
-    changes = ["rank=4", "alpha=8.0", "dropout=0.5", "targets=q_proj", "rslora=false", "dora=true"]
+    changes = ["rank=4", "alpha=8.0", "dropout=0.5", "targets=q_proj", "rslora=true", "dora=true"]
     digests = {}
     for change in ["rank=16", *changes]:
         made = tuned(small, base, tmp_path, "method=lora", f"lora.{change}", "steps=2")

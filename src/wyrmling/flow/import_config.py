@@ -202,9 +202,6 @@ def _finished(plan: Plan, raw: Raw, trainer: str, file: Path) -> tuple[Raw, list
         plan.notes.append(f"a batch of {rows} rows per device: here batches are counted in tokens, see batch_tokens")
     if plan.step.get("method") not in ("lora", "qlora"):
         plan.step.pop("lora", None)
-    else:
-        # peft's default, which these trainers keep; ours is rsLoRA.
-        plan.step["lora"] = {"rslora": False, **plan.step.get("lora", {})}
     known = plan.read | set(BATCH)
     # What is off or left empty asks for nothing.
     unknown = sorted(key for key, value in raw.items() if key not in known and value not in (None, False, "", []))

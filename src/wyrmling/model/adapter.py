@@ -35,10 +35,10 @@ class Design:
     """
 
     rank: int = 16
-    alpha: float = 16.0
+    alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = (ALL_LINEAR,)
-    rslora: bool = True
+    rslora: bool = False
     dora: bool = False
 
     @property

@@ -120,7 +120,7 @@ def _design(step: TrainStep) -> Design:
     asked = step.lora
     return Design(
         rank=asked.rank,
-        alpha=asked.rank if asked.alpha is None else asked.alpha,
+        alpha=2 * asked.rank if asked.alpha is None else asked.alpha,
         dropout=asked.dropout,
         targets=asked.targets,
         rslora=asked.rslora,
