@@ -100,8 +100,8 @@ def test_micro_batches_give_the_same_model(small: Small, tmp_path: Path) -> None
         one_step("masked", "stories", small, tmp_path, *base, f"micro_batch_tokens={micro}") for micro in (300, 40)
     )
     one, two = (folder.load(made.path).state_dict() for made in (whole, parts))
-    # float32 sums in another order, six steps long
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-4
+    # float32 sums in another order; in six steps weights move by a hundred times as much
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
 
 
 def test_steps_are_logged_one_per_line(small: Small, tmp_path: Path) -> None:
