@@ -665,11 +665,13 @@ class Retrain(Section):
     slice_margin: float = Field(default=0.05, ge=0)
     """What it may lose in any part of the test rows (a label, a length, a source) at most."""
     new_failures: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the frozen feedback that the champion gets right and the challenger may get wrong."""
+    """Share of the frozen feedback that the champion gets right and the challenger may get wrong; more only if it newly
+    gets more right than that. 0: none, whatever got better."""
     extra_cost: float = Field(default=0.25, ge=0)
     """By what share the challenger may be slower or use more energy per answer."""
-    implausible: float = Field(default=0.15, ge=0, le=1)
-    """Share of the accepted labels that may look wrong to a classifier trained on the old rows."""
+    implausible: float = Field(default=0.05, ge=0, le=1)
+    """How much more often corrections may be far from the champion's likeliest labels than the right labels of its own
+    errors on test rows are; a share."""
     canary_answers: int = Field(default=200, ge=20)
     """Answers of a challenger on trial (`serve.canary`) before it is judged."""
 

@@ -29,6 +29,16 @@ def test_golden_wilson_intervals(k: int, n: int, low: float, high: float) -> Non
     assert statistics.wilson(k, n) == pytest.approx((low, high), abs=6e-6)
 
 
+@pytest.mark.parametrize(
+    ("a", "n_a", "b", "n_b", "low", "high"),
+    [(56, 70, 48, 80, 0.0524, 0.3339), (9, 10, 3, 10, 0.1705, 0.8090), (10, 10, 0, 10, 0.6075, 1.0)],
+)
+def test_newcombes_own_examples(a: int, n_a: int, b: int, n_b: int, low: float, high: float) -> None:
+    """Table II of the paper, method 10."""
+    assert statistics.newcombe(a, n_a, b, n_b) == pytest.approx((low, high), abs=6e-5)
+    assert statistics.newcombe(b, n_b, a, n_a) == pytest.approx((-high, -low), abs=6e-5)
+
+
 def test_wilson_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     for n in rng.integers(1, 400, 300):

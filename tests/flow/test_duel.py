@@ -151,7 +151,9 @@ def test_many_parts_do_not_make_chance_a_failure(tmp_path, data):
     assert failures <= 3
 
 
-@pytest.mark.parametrize(("broken", "fixed", "status"), [(0, 0, "PASS"), (2, 0, "PASS"), (3, 10, "FAIL")])
+@pytest.mark.parametrize(
+    ("broken", "fixed", "status"), [(0, 0, "PASS"), (2, 0, "PASS"), (3, 0, "FAIL"), (3, 3, "FAIL"), (3, 4, "PASS")]
+)
 def test_frozen_feedback_that_was_right_stays_right(tmp_path, data, broken, fixed, status):
     right = gold(40)
     wrong = [LABELS[(LABELS.index(label) + 1) % 4] for label in right]
@@ -177,22 +179,74 @@ def test_frozen_feedback_that_the_projects_own_rows_repeat_is_no_test(tmp_path, 
     assert condition.status == "PASS" and "0 of 30 frozen items" in condition.text and "10 stand in" in condition.text
 
 
-@pytest.mark.parametrize(("wrong", "status"), [(0, "PASS"), (12, "PASS"), (40, "FAIL")])
-def test_labels_that_the_text_could_not_mean_stop_everything(tmp_path, data, wrong, status):
-    right = gold(100)
-    # The second likeliest label is plausible; the third is not.
-    answers = [LABELS[(LABELS.index(label) + (2 if i < wrong else 3)) % 4] for i, label in enumerate(right)]
-    accepted = evaluation(tmp_path, "accepted", answers)
-    both = evaluation(tmp_path, "new", gold()), evaluation(tmp_path, "old", gold())
+def answers(right: list[str], near: int, far: int) -> list[str]:
+    """Answers to rows with these labels: `near` errors have the right label second, `far` more have it third."""
+    steps = [3] * near + [2] * far
+    return [LABELS[(LABELS.index(label) + (steps[i] if i < len(steps) else 0)) % 4] for i, label in enumerate(right)]
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "near_errors", "far_errors", "status"),
+    [
+        (0, 0, 20, 5, "PASS"),
+        (40, 10, 40, 10, "PASS"),
+        # a weak champion: half of its errors on test rows are as far off
+        (45, 45, 60, 60, "PASS"),
+        (60, 30, 60, 60, "PASS"),
+        (10, 40, 40, 10, "FAIL"),
+        (0, 40, 0, 0, "FAIL"),
+        # three corrections say nothing against four errors
+        (0, 3, 3, 1, "PASS"),
+    ],
+)
+def test_corrections_are_as_likely_as_the_right_labels_of_errors_on_test_rows(
+    tmp_path, data, near, far, near_errors, far_errors, status
+):
+    accepted = evaluation(tmp_path, "accepted", answers(gold(100), near, far))
+    both = evaluation(tmp_path, "new", gold()), evaluation(tmp_path, "old", answers(gold(), near_errors, far_errors))
     condition = next(
         one for one in duel.judge(evidence(data, *both, accepted=accepted), SETTINGS) if one.name == "feedback"
     )
-    assert condition.status == status and condition.text.startswith(f"{wrong} of 100 accepted labels")
-    lenient = duel.judge(evidence(data, *both, accepted=accepted), Retrain(implausible=0.5))
+    assert condition.status == status
+    if near + far:
+        assert condition.text.startswith(f"{far} of {near + far} corrections are not among the champion's 2 likeliest")
+    assert ("review them, such as t.csv:" in condition.text) == (status == "FAIL")
+    lenient = duel.judge(evidence(data, *both, accepted=accepted), Retrain(implausible=1))
     assert statuses(lenient)["feedback"] == "PASS"
-    # What the champion learned from it can't judge: only the right ones are left.
-    later = evidence(data, *both, accepted=accepted, unseen=frozenset(range(40, 100)))
+    # Confirmed answers say nothing about the corrections, and what the champion learned from can't be judged by it.
+    later = evidence(data, *both, accepted=accepted, unseen=frozenset(range(near + far, 100)))
     assert statuses(duel.judge(later, SETTINGS))["feedback"] == "PASS"
+
+
+def test_random_corrections_of_a_weak_champion_are_told_from_right_ones(tmp_path, data):
+    draw, labels = np.random.default_rng(1), [f"l{i:02}" for i in range(77)]
+
+    def asked(n: int, wrong: float) -> Artifact:
+        """Rows whose right label the champion has first in 40 %, among its five likeliest in 65 %."""
+        rank = np.where(
+            draw.random(n) < 0.4, 0, np.where(draw.random(n) < 0.42, draw.integers(1, 5, n), draw.integers(5, 77, n))
+        )
+        given = np.where(draw.random(n) < wrong, draw.integers(0, 77, n), rank)
+        path = tmp_path / f"{n}-{wrong}"
+        path.mkdir()
+        orders = [draw.permutation(77) for _ in range(n)]
+        table = pa.table(
+            {
+                "row_id": [f"{i:016x}" for i in range(n)],
+                "origin": [f"t.csv:{i}" for i in range(n)],
+                "gold": [labels[order[place]] for order, place in zip(orders, given, strict=True)],
+                "predicted": [labels[order[0]] for order in orders],
+                "probabilities": [(1.0 / (1 + np.argsort(order))).tolist() for order in orders],
+            }
+        )
+        pq.write_table(table.replace_schema_metadata({"labels": json.dumps(labels)}), path / "predictions.parquet")
+        return Artifact(path, {"id": path.name})
+
+    old, new = asked(3000, 0), evaluation(tmp_path, "new", gold())
+    unseen = frozenset(range(270))
+    for wrong, status in ((0.0, "PASS"), (0.3, "FAIL")):
+        found = duel._plausible(Evidence(data, new, old, None, None, None, unseen, True), asked(270, wrong), SETTINGS)
+        assert found.status == status, found.text
 
 
 def test_cost_counts_when_the_sizes_differ(tmp_path, data):

@@ -61,6 +61,19 @@ def wilson(successes: float, n: float) -> Interval:
     )
 
 
+def newcombe(a: int, n_a: int, b: int, n_b: int) -> Interval:
+    """Hybrid score interval of a / n_a - b / n_b, two independent proportions. Raises ValueError when n_a or n_b is 0.
+
+    Source   Newcombe 1998, Interval estimation for the difference between independent proportions, method 10
+    """
+    (low_a, high_a), (low_b, high_b) = wilson(a, n_a), wilson(b, n_b)
+    p_a, p_b = a / n_a, b / n_b
+    return Interval(
+        p_a - p_b - math.hypot(p_a - low_a, high_b - p_b),
+        p_a - p_b + math.hypot(high_a - p_a, p_b - low_b),
+    )
+
+
 def effective_rows(n: int, p: float, se: float) -> float:
     """Independent rows that would give a proportion this standard error; n dependent rows are worth at most n.
 
