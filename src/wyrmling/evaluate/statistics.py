@@ -50,25 +50,27 @@ def wilson(successes: float, n: float) -> Interval:
     n   rows, or the rows they are worth where they depend on each other (`effective_rows`)
     Source   Wilson 1927; Brown, Cai and DasGupta 2001
     """
+    return Interval(*_score_ends(successes, n))
+
+
+def _score_ends(successes: float, n: float) -> tuple[float, float]:
     if n <= 0:
         raise ValueError(f"a proportion of {n} rows has no interval")
     p, z2 = successes / n, Z * Z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     # At 0 of n and n of n one end is exact; rounding must not push it past the point.
-    return Interval(
-        0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half)
-    )
+    return (0.0 if successes == 0 else max(0.0, centre - half), 1.0 if successes == n else min(1.0, centre + half))
 
 
-def newcombe(a: int, n_a: int, b: int, n_b: int) -> Interval:
+def newcombe(a: int, n_a: int, b: int, n_b: int) -> tuple[float, float]:
     """Hybrid score interval of a / n_a - b / n_b, two independent proportions. Raises ValueError when n_a or n_b is 0.
 
     Source   Newcombe 1998, Interval estimation for the difference between independent proportions, method 10
     """
-    (low_a, high_a), (low_b, high_b) = wilson(a, n_a), wilson(b, n_b)
+    (low_a, high_a), (low_b, high_b) = _score_ends(a, n_a), _score_ends(b, n_b)
     p_a, p_b = a / n_a, b / n_b
-    return Interval(
+    return (
         p_a - p_b - math.hypot(p_a - low_a, high_b - p_b),
         p_a - p_b + math.hypot(high_a - p_a, p_b - low_b),
     )
