@@ -12,7 +12,7 @@ class Method:
     """How a method's numbers differ from those of training everything.
 
     muon     matrices may be moved by Muon, in a model of our own
-    rate     learning rate of the matrices, as a multiple; head_rate: that of the head
+    rate     learning rate of the matrices, as a multiple; head_rate: that of the head, of labels and tags
     passes   passes over the rows, as a multiple
     noise    tokens may be hidden while labels are learned
     rows     rows of a step when labels are learned; None: about 128, and 20 steps per pass
@@ -31,7 +31,14 @@ class Method:
 # Objectives whose inputs are the same at every pass, and whose hidden states are few enough to keep for a probe.
 STORED = ("classify", "tag")
 
-_LORA = Method(muon=False, rate=10.0, reason="low-rank corrections learn 10 times faster (LoRA Without Regret, 2025)")
+# A new head must keep ahead of the corrections, as it does of the weights in full training: at their own rate they make all
+# hidden states alike before the head tells them apart, and tags are not learned at all.
+_LORA = Method(
+    muon=False,
+    rate=10.0,
+    head_rate=5.0,
+    reason="low-rank corrections learn 10 times faster (LoRA Without Regret, 2025)",
+)
 METHODS: dict[TrainMethod, Method] = {
     "full": Method(),
     "freeze": Method(),
