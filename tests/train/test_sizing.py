@@ -172,10 +172,11 @@ def method(name: str, objective: str = "classify", *, scratch: bool = False, **c
     return derive_step(settings("classify", base="b"), one, shape, BANKING77, scratch=scratch, first=not scratch)
 
 
-def test_low_rank_corrections_learn_ten_times_faster_and_a_new_head_as_ever() -> None:
+def test_low_rank_corrections_learn_ten_times_faster_and_a_new_head_faster_still() -> None:
     full, lora, qlora = method("full"), method("lora"), method("qlora")
     assert lora.lr == pytest.approx(10 * full.lr) and lora.head_lr == pytest.approx(5 * full.head_lr)
-    assert lora.head_lr > lora.lr, "a new head keeps ahead of what it reads"
+    # a new head keeps ahead of what it reads
+    assert lora.head_lr == pytest.approx(5 * lora.lr)
     assert replace(qlora, reasons={}) == replace(lora, reasons={}) and lora.optimizer == "adamw"
     assert "LoRA Without Regret" in lora.reasons["lr"]
     assert method("lora", lr=1e-4).lr == 1e-4

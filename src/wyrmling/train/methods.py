@@ -31,8 +31,8 @@ class Method:
 # Objectives whose inputs are the same at every pass, and whose hidden states are few enough to keep for a probe.
 STORED = ("classify", "tag")
 
-# A new head must keep ahead of the corrections, as it does of the weights in full training: at their own rate they make all
-# hidden states alike before the head tells them apart, and tags are not learned at all.
+# A new head must keep ahead of the corrections, as it does of the weights in full training: at their own rate they make
+# all hidden states alike before the head tells them apart, and tags are not learned at all.
 _LORA = Method(
     muon=False,
     rate=10.0,
