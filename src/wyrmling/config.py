@@ -366,6 +366,7 @@ Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(_tuple)]
 # Settings that only some objectives use.
 _OF_OBJECTIVES: dict[str, tuple[TrainObjective, ...]] = {
     "class_weights": ("classify", "tag"),
+    "r_drop": ("classify", "tag"),
     "replay": ("causal", "masked", "sft"),
     "fim_rate": ("causal",),
     "preference": ("preference",),
@@ -434,6 +435,9 @@ class TrainStep(Section):
     table names some, the others have 1. None: all rows weigh the same."""
     neftune: float = Field(default=0.0, ge=0)
     """Noise on the embeddings while training (NEFTune's alpha, usually 5 to 15); 0: none."""
+    r_drop: float = Field(default=0.0, ge=0)
+    """Weight of what two passes over the same rows, with other dropped values, disagree about (R-Drop's alpha, usually
+    0.5 to 5; classify, tag); a step then takes twice as long. 0: one pass."""
     isolate: bool = True
     """Documents do not see each other. False: they are laid end to end in rows of one context, and do."""
     replay: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
@@ -478,6 +482,10 @@ class TrainStep(Section):
             raise ValueError(f"isolate = false is for causal and masked, but the objective is {self.objective!r}")
         if self.neftune and self.method == "probe":
             raise ValueError("neftune is set, but the method probe never goes through the embedding")
+        if self.r_drop and self.method == "probe":
+            raise ValueError("r_drop is set, but the method probe computes the hidden states once, without dropout")
+        if self.r_drop and self.dropout == 0:
+            raise ValueError("r_drop is set, but without dropout two passes are the same")
         if sum(self.replay.values()) >= 1:
             raise ValueError("the shares of replay leave nothing for the other sources")
         if both := set(self.replay) & set(self.sources or ()):

@@ -28,6 +28,7 @@ from wyrmling.train.workload import (
     memory_gb,
     moved_parameters,
     seconds,
+    total_flops,
     work_of,
 )
 
@@ -248,6 +249,21 @@ def test_the_work_of_a_step_follows_from_its_rows(project_settings):
     assert found["classify"].outputs == 7
     assert found["classify"].logits == pytest.approx(1 / 20)
     assert found["classify"].length == 20
+
+
+def test_a_second_pass_takes_about_twice_the_time_and_no_more_memory(project_settings):
+    rows = (SourceFacts("tickets", "labelled", 10_000, 200_000, 60, 50),)
+    facts, shape = Facts(rows, vocab_size=1000, labels=7), wider(layers=6, width=384, heads=6, ffn=1024)
+    once, twice = (
+        work_of(step, shape, derived, facts, dtype="float32")
+        for step in (
+            TrainStep(name="a", objective="classify", batch_tokens=20_000, r_drop=alpha) for alpha in (0.0, 1.0)
+        )
+        for derived in [derive_step(project_settings, step, shape, facts, scratch=True, first=True)]
+    )
+    assert total_flops(twice) == 2 * total_flops(once)
+    assert 1.5 < seconds(twice, RATES) / seconds(once, RATES) < 2
+    assert memory_gb(twice) == pytest.approx(memory_gb(once), rel=1e-3)
 
 
 def test_less_is_kept_where_the_memory_asks_for_it_or_the_setting(project_settings):

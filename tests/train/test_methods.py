@@ -246,6 +246,9 @@ def test_a_probe_learns_labels_and_leaves_no_features_behind(small: Small, tmp_p
         (["method=lora", "lora.targets=query"], "no linear layer 'query'"),
         (["lora.rank=3"], "lora is set, but the method is 'full'"),
         (["method=lora", "freeze.layers=1"], "freeze is set, but the method is 'lora'"),
+        (["objective=sft", "r_drop=1"], "r_drop is set, but the objective is 'sft'"),
+        (["method=probe", "objective=classify", "r_drop=1"], "r_drop is set, but the method probe"),
+        (["objective=classify", "r_drop=1", "dropout=0"], "without dropout two passes are the same"),
     ],
 )
 def test_settings_that_contradict_are_refused(

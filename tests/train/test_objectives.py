@@ -1,16 +1,21 @@
 """Losses and their settings against torch and scikit-learn."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
+from train.small import Small
 from wyrmling.config import TrainStep
 from wyrmling.core.errors import BadSetting
 from wyrmling.model.attention import Segments
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig
+from wyrmling.train.assemble import loss_for, with_dropout
 from wyrmling.train.batches import IGNORED, Batch
 from wyrmling.train.objectives import class_weights, loss_function
 
@@ -109,3 +114,64 @@ def test_blocks_start_as_the_identity_unless_told_otherwise() -> None:
         hidden = of.body(tokens, Segments([10]))
         same = torch.allclose(hidden, of.body.final_norm(of.body.embedding(tokens)), atol=1e-6)
         assert same == zero_init
+
+
+@pytest.mark.parametrize("head", ["classes", "tags", "several"])
+def test_r_drop_is_the_loss_of_its_paper(head: str) -> None:
+    of = with_dropout(model("tags" if head == "tags" else "classes"), 0.3).double().train()
+    targets, judge = several() if head == "several" else one_class(sum(LENGTHS) if head == "tags" else len(LENGTHS))
+    found = loss_function("tag" if head == "tags" else "classify", label_smoothing=0.1, r_drop=3.0)
+    material = batch(targets)
+    torch.manual_seed(5)
+    loss, count = found(of, material)
+    kept = torch.tensor([row for row in range(len(targets)) if row != 1])
+    rows = torch.cat([kept, kept + len(targets)])
+    torch.manual_seed(5)
+    one, two = of.logits(torch.cat(2 * [material.tokens]), Segments(2 * LENGTHS), rows).chunk(2)
+    assert not torch.allclose(one, two)
+    if head == "several":
+        # a yes or no is a choice of two
+        p, q = (torch.stack([x.sigmoid(), 1 - x.sigmoid()], -1).log() for x in (one, two))
+    else:
+        p, q = one.log_softmax(-1), two.log_softmax(-1)
+    apart = F.kl_div(p, q, reduction="sum", log_target=True) + F.kl_div(q, p, reduction="sum", log_target=True)
+    # two cross-entropies, and alpha times the mean of both divergences (arXiv 2106.14448, equation 4); we take half
+    expected = (judge(one, targets[kept]) + judge(two, targets[kept]) + 3.0 * apart / 2) / 2
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+    assert count == len(kept) * (4 if head == "several" else 1)
+
+
+def test_without_anything_dropped_r_drop_changes_nothing() -> None:
+    targets, _ = one_class(len(LENGTHS))
+    for of in (model("classes").double().train(), with_dropout(model("classes"), 0.3).double().eval()):
+        plain, with_it = (loss_function("classify", r_drop=alpha)(of, batch(targets)) for alpha in (0.0, 3.0))
+        torch.testing.assert_close(plain[0], with_it[0], rtol=1e-12, atol=0)
+        assert plain[1] == with_it[1]
+
+
+def test_the_second_pass_is_asked_for_in_the_step(small: Small) -> None:
+    of, (targets, _) = with_dropout(model("classes"), 0.3).train(), one_class(len(LENGTHS))
+
+    def learned(alpha: float) -> float:
+        step = TrainStep(name="s", objective="classify", r_drop=alpha)
+        torch.manual_seed(5)
+        return float(loss_for(step, small.store(), np.arange(3))(of, batch(targets))[0].detach())
+
+    # the weight of what the same two passes disagree about
+    assert learned(1.0) < learned(2.0)
+    assert learned(3.0) - learned(1.0) == pytest.approx(2 * (learned(2.0) - learned(1.0)), rel=1e-3)
+
+
+def one_class(n: int) -> tuple[torch.Tensor, Callable[..., torch.Tensor]]:
+    targets = torch.arange(n) % 4
+    targets[1] = IGNORED
+    return targets, partial(F.cross_entropy, reduction="sum", label_smoothing=0.1)
+
+
+def several() -> tuple[torch.Tensor, Callable[..., torch.Tensor]]:
+    targets = torch.tensor([[1, 0, 1, 0], [IGNORED] * 4, [0, 0, 0, 1]])
+
+    def judge(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(logits, targets.double() * 0.9 + 0.05, reduction="sum")
+
+    return targets, judge

@@ -327,5 +327,6 @@ def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:
         label_smoothing=step.label_smoothing,
         weights=weights,
         neftune=step.neftune,
+        r_drop=step.r_drop,
         preference=step.preference,
     )

@@ -43,42 +43,74 @@ def token_loss(model: Model, batch: Batch, *, label_smoothing: float = 0.0) -> L
 
 
 def class_loss(
-    model: Model, batch: Batch, *, label_smoothing: float = 0.0, weights: Sequence[float] | None = None
+    model: Model,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Sequence[float] | None = None,
+    r_drop: float = 0.0,
 ) -> Loss:
     """Cross-entropy of the class of each document, or of the tag of each first piece of a word.
 
     label_smoothing   share of the target probability spread over all classes (Szegedy 2016, arXiv 1512.00567)
     weights           factor of the loss of each class. None: 1
+    r_drop            weight of what two passes with other dropped values disagree about, see `_disagreement`
     Where rows may have several labels, each label of each row is a yes or no: binary cross-entropy, and as many
     targets. Weights are then those of the yes, and smoothing moves both answers to the middle.
     """
-    if batch.targets.ndim == 2:
-        return _yes_or_no(model, batch, label_smoothing, weights)
-    rows_R = (batch.targets != IGNORED).nonzero().squeeze(1)
+    several = batch.targets.ndim == 2
+    rows_R = ((batch.targets[:, 0] if several else batch.targets) != IGNORED).nonzero().squeeze(1)
     if len(rows_R) == 0:
         return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
-    logits_RC = model.logits(batch.tokens, Segments(batch.lengths), rows_R)
-    wide_RC = logits_RC.to(torch.promote_types(logits_RC.dtype, torch.float32))
+    targets = batch.targets[rows_R]
+    of_one = _yes_or_no if several else _one_class
+    if not (r_drop and model.training):
+        return of_one(_logits(model, batch.tokens, batch.lengths, rows_R), targets, label_smoothing, weights)
+    # Both passes at once: every document a second time behind the first.
+    places = len(batch.targets)
+    logits_RC = _logits(
+        model, torch.cat([batch.tokens, batch.tokens]), 2 * batch.lengths, torch.cat([rows_R, rows_R + places])
+    )
+    loss, count = of_one(logits_RC, torch.cat([targets, targets]), label_smoothing, weights)
+    apart = _disagreement(*logits_RC.chunk(2), several=several)
+    return loss / 2 + r_drop / 4 * apart, count // 2
+
+
+def _logits(model: Model, tokens_N: Tensor, lengths: list[int], rows_R: Tensor) -> Tensor:
+    """(R, C), in float32 at least."""
+    logits_RC = model.logits(tokens_N, Segments(lengths), rows_R)
+    return logits_RC.to(torch.promote_types(logits_RC.dtype, torch.float32))
+
+
+def _one_class(logits_RC: Tensor, targets_R: Tensor, label_smoothing: float, weights: Sequence[float] | None) -> Loss:
     loss = F.cross_entropy(
-        wide_RC,
-        batch.targets[rows_R],
-        None if weights is None else wide_RC.new_tensor(weights),
+        logits_RC,
+        targets_R,
+        None if weights is None else logits_RC.new_tensor(weights),
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    return loss, len(rows_R)
+    return loss, len(targets_R)
 
 
-def _yes_or_no(model: Model, batch: Batch, label_smoothing: float, weights: Sequence[float] | None) -> Loss:
-    rows_R = (batch.targets[:, 0] != IGNORED).nonzero().squeeze(1)
-    if len(rows_R) == 0:
-        return batch.tokens.new_zeros((), dtype=model.output.weight_VD.dtype), 0
-    logits_SC = model.logits(batch.tokens, Segments(batch.lengths), rows_R)
-    wide_SC = logits_SC.to(torch.promote_types(logits_SC.dtype, torch.float32))
-    targets_SC = batch.targets[rows_R].to(wide_SC) * (1 - label_smoothing) + label_smoothing / 2
-    weight_C = None if weights is None else wide_SC.new_tensor(weights)
-    loss = F.binary_cross_entropy_with_logits(wide_SC, targets_SC, pos_weight=weight_C, reduction="sum")
+def _yes_or_no(logits_SC: Tensor, targets_SC: Tensor, label_smoothing: float, weights: Sequence[float] | None) -> Loss:
+    smooth_SC = targets_SC.to(logits_SC) * (1 - label_smoothing) + label_smoothing / 2
+    weight_C = None if weights is None else logits_SC.new_tensor(weights)
+    loss = F.binary_cross_entropy_with_logits(logits_SC, smooth_SC, pos_weight=weight_C, reduction="sum")
     return loss, targets_SC.numel()
+
+
+def _disagreement(one_RC: Tensor, other_RC: Tensor, *, several: bool) -> Tensor:
+    """KL(p, q) + KL(q, p) = sum (p - q)(log p - log q) of two predictions, summed over rows.
+
+    With a quarter of `r_drop` beside the mean of both cross-entropies this is half the loss of R-Drop (Liang 2021,
+    arXiv 2106.14448), whose alpha `r_drop` is; half, so that a step is as large as without.
+    several   a row may have several labels, each a yes or no with a logit of its own
+    """
+    if several:
+        return ((one_RC.sigmoid() - other_RC.sigmoid()) * (one_RC - other_RC)).sum()
+    log_p_RC, log_q_RC = one_RC.log_softmax(-1), other_RC.log_softmax(-1)
+    return ((log_p_RC.exp() - log_q_RC.exp()) * (log_p_RC - log_q_RC)).sum()
 
 
 class Objective(NamedTuple):
@@ -105,6 +137,7 @@ def loss_function(
     label_smoothing: float = 0.0,
     weights: Sequence[float] | None = None,
     neftune: float = 0.0,
+    r_drop: float = 0.0,
     preference: Preference | None = None,
 ) -> LossFunction:
     """The objective's function with its settings filled in. weights: of classes or tags, see `class_weights`."""
@@ -113,6 +146,8 @@ def loss_function(
         loss = partial(loss, settings=preference)
     if weights is not None:
         loss = partial(loss, weights=weights)
+    if r_drop:
+        loss = partial(loss, r_drop=r_drop)
     return with_noise(loss, neftune) if neftune else loss
 
 

@@ -32,7 +32,7 @@ class Pace:
         self.seen = 0
         self.look_seconds = self.save_seconds = 0.0
         self._recent: deque[float] = deque(maxlen=RECENT)
-        self._flops = flops_per_token(work)
+        self._flops = work.passes * flops_per_token(work)
         self._peak = hardware.rates(work.device, use_threads=work.threads).of(work.dtype) * ranks.world()
 
     @property

@@ -31,6 +31,8 @@ KINDS: dict[TrainObjective, tuple[str, ...]] = {
 }
 # What a decoder learns.
 WRITING: tuple[TrainObjective, ...] = ("causal", "sft", "preference")
+# Largest rate of a small encoder that learns labels: MiniLM on Banking77 (benchmarks/RESULTS.md).
+SMALL_ENCODER_RATE = 2e-4
 # Learning rates of preferences, against those of fine-tuning: 1e-6 and 8e-6 at 1G weights (TRL's DPO and KTO; ORPO).
 PREFERENCE_RATE: dict[PreferenceLoss, float] = {"dpo": 0.05, "kto": 0.05, "orpo": 0.4}
 
@@ -296,7 +298,7 @@ def derive_step(
     batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
     # A step is about as long as asked; one pass should hold it even when it is a document longer.
     micro = step.micro_batch_tokens or min(
-        _micro_batch_tokens(settings, shape, facts, why), batch_tokens + shape.context
+        _micro_batch_tokens(settings, step, shape, facts, why), batch_tokens + shape.context
     )
     steps = _steps(step, tokens, batch_tokens, why)
     dropout = _dropout(step, why)
@@ -355,11 +357,14 @@ def _learning_rates(
         reason = "falls with the cube root of the size (OLMo-core), at most 3e-3"
     else:
         base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
+        what = "2e-5 at 1G weights, with the inverse cube root of the size"
+        if step.objective == "classify" and not shape.causal and METHODS[step.method].rate == 1:
+            steeper = min(SMALL_ENCODER_RATE, 5e-5 * (shape.body_parameters / 85e6) ** (-2 / 3))
+            if steeper > base:
+                base, what = steeper, "5e-5 at 85M weights as for BERT, more for a smaller encoder, at most 2e-4"
         # Labels and tags have a head of their own; what predicts tokens is as good as the rest.
         ratio_embedding, ratio_head = 1.0, (10.0 if step.objective in ("classify", "tag") else 1.0)
-        reason = "2e-5 at 1G weights, with the inverse cube root of the size" + (
-            "; a new head learns 10 times faster" if ratio_head > 1 else ""
-        )
+        reason = what + ("; a new head learns 10 times faster" if ratio_head > 1 else "")
     if step.objective == "preference" and optimizer != "muon":
         base, ratio_head = base * PREFERENCE_RATE[step.preference.loss], 1.0
         reason = f"{PREFERENCE_RATE[step.preference.loss]:g} of the rate of fine-tuning, as is usual for preferences"
@@ -401,13 +406,15 @@ def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, w
     return max(1, min(tokens, round(wanted)))
 
 
-def _micro_batch_tokens(settings: Settings, shape: Shape, facts: Facts, why: dict[str, str]) -> int:
+def _micro_batch_tokens(settings: Settings, step: TrainStep, shape: Shape, facts: Facts, why: dict[str, str]) -> int:
     """What keeps the saved activations near 1 GB on CPU, 8 GB on a GPU, or a quarter of the memory budget."""
     # float32 bytes per token and layer: 24 D + 16 F + 20 H K + 4 H (fit of a plain block by saved-tensor hooks)
     per_token = shape.layers * (24 * shape.width + 16 * shape.ffn + 20 * shape.heads * shape.head_dim + 4 * shape.heads)
     budget = 1e9 if facts.device == "cpu" else 8e9
     if (memory_gb := settings.objective.budget.memory_gb) is not None:
         budget = min(budget, memory_gb * 1e9 / 4)
+    if step.r_drop:
+        per_token *= 2
     why["micro_batch_tokens"] = f"{per_token / 1e3:.0f} kB of activations per token, {budget / 1e9:.2g} GB in all"
     return max(shape.context, int(budget / per_token))
 

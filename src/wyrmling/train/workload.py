@@ -68,6 +68,8 @@ class Work:
     """CPU threads. None: what the machine offers."""
     effort: Effort = EVERYTHING
     dropout: bool = False
+    passes: int = 1
+    """How often a step computes each of its rows, side by side; the tokens are counted as often."""
 
 
 def work_of(
@@ -91,12 +93,13 @@ def work_of(
     # Every token of a document predicts or is predicted, but: masked learns the hidden ones, classify one row per text.
     share = {"masked": step.mask_rate, "classify": 1 / max(1.0, length)}.get(step.objective, 1.0)
     outputs = {"classify": facts.labels, "tag": facts.tags}.get(step.objective, shape.vocab_size)
+    passes = 2 if step.r_drop else 1
     plain = Work(
         objective=step.objective,
         shape=shape,
         steps=derived.steps,
-        batch_tokens=derived.batch_tokens,
-        micro_batch_tokens=min(derived.micro_batch_tokens, derived.batch_tokens),
+        batch_tokens=passes * derived.batch_tokens,
+        micro_batch_tokens=passes * min(derived.micro_batch_tokens, derived.batch_tokens),
         length=length,
         logits=share,
         outputs=outputs,
@@ -107,6 +110,7 @@ def work_of(
         threads=facts.threads,
         effort=effort_of(step, shape, dtype=dtype, tokens=tokens + validation_tokens),
         dropout=derived.dropout > 0,
+        passes=passes,
     )
     asked = step.checkpoint_activations
     if memory_gb(plain) > room_gb if asked is None else asked:
