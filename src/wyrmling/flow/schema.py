@@ -1,4 +1,4 @@
-"""The settings as documents: the page `docs/settings.md`, made from the descriptions in `config.py`."""
+"""The settings as documents: the page `docs/settings.md`, made from the descriptions in `config`."""
 
 from __future__ import annotations
 
