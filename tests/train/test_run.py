@@ -104,6 +104,22 @@ def test_micro_batches_give_the_same_model(small: Small, tmp_path: Path) -> None
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
 
 
+@pytest.mark.parametrize(("task", "metric"), [("classify", "recall"), ("tag", "f1")])
+def test_a_condition_on_a_label_that_there_is_not_is_found_before_training(
+    task: str, metric: str, small: Small, tmp_path: Path
+) -> None:
+    source = {"classify": "tickets", "tag": "names"}[task]
+    project = small.with_settings(
+        f'train=[{{name="s", objective="{task}", sources=["{source}"]}}]',
+        f"objective.task={task}",
+        f"objective.accept=['{metric}[nosuch] >= 0.5']",
+        root=tmp_path,
+    )
+    with pytest.raises(BadSetting, match=r"there is no label 'nosuch'(.|\n)*known: "):
+        train(project, small)
+    assert not (project.runs / "train").exists()
+
+
 def test_steps_are_logged_one_per_line(small: Small, tmp_path: Path) -> None:
     made = one_step("classify", "tickets", small, tmp_path, "steps=6", "evaluate_every=3")
     lines = [json.loads(line) for line in (made.path / "steps.jsonl").read_text().splitlines()]

@@ -8,6 +8,7 @@ or `macro_f1 >= champion - 0.02`. OP is >=, <=, > or <. A trailing `@point` deci
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import operator
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from wyrmling.config import SLICED_BY, Settings
+from wyrmling.core.artifact import Artifact
 from wyrmling.core.errors import BadSetting
 from wyrmling.evaluate import answers, judge, metrics, power
 from wyrmling.evaluate.risks import RISKS
@@ -97,6 +99,15 @@ def of(settings: Settings, labels: Sequence[str] | None = None) -> list[Criterio
     """The criteria of a project, checked as far as that is possible without its test rows; see `parse`."""
     objective = settings.objective
     return parse(objective.accept, objective.task, labels, kept=settings.data.kept)
+
+
+def labels_in(data: Artifact, task: str) -> list[str] | None:
+    """What conditions of a task may name in brackets: the labels or entity types of the data; None for other tasks."""
+    if task not in SLICED_TASKS:
+        return None
+    names = json.loads((data.path / "labels.json").read_text(encoding="utf-8"))
+    labels: list[str] = names["labels"]
+    return labels if task == "classify" else sorted({tag.partition("-")[2] for tag in names["tags"]} - {""})
 
 
 def parse(

@@ -259,9 +259,8 @@ def _judged(
         return rungs
     near = neighbours.find([tasks.text_of(row) for row in rows.train], [tasks.text_of(row) for row in rows.test])
     columns = slices.columns(rows.test, near.flags)
-    labels = names["labels"] if task == "classify" else sorted({tag.partition("-")[2] for tag in names["tags"]} - {""})
-    known = labels if task in accept.SLICED_TASKS else None
-    criteria = accept.parse(settings.objective.accept, task, known, slices.values_of(columns))
+    labels = accept.labels_in(data, task)
+    criteria = accept.parse(settings.objective.accept, task, labels, slices.values_of(columns))
     criteria = accept.expand(criteria, slices.large(columns))
     beside = {rung.name: rung.outcome for rung in rungs if rung.cheap}
 

@@ -13,6 +13,7 @@ from wyrmling.config import Project, TrainStep
 from wyrmling.core import artifact, hardware, ranks, resolve
 from wyrmling.core.artifact import Artifact, Key
 from wyrmling.core.energy import SPENT
+from wyrmling.evaluate import accept
 from wyrmling.tokenizer import folder
 from wyrmling.train import same_rows, trunk
 from wyrmling.train.judges import JUDGES, judge_of
@@ -29,7 +30,12 @@ _NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints", "hang_seconds", 
 def run_all(
     project: Project, data: Artifact, tokens: Artifact, only: str | None = None, *, accept_data_change: bool = False
 ) -> list[Artifact]:
-    """The artifacts of the project's steps in order, up to the step named `only`; each starts from the one before."""
+    """The artifacts of the project's steps in order, up to the step named `only`; each starts from the one before.
+
+    Raises   BadSetting for a condition on a label that the data does not have; else as `run`
+    """
+    # Else it would be said only after training, by the evaluation.
+    accept.of(project.settings, accept.labels_in(data, project.settings.objective.task))
     base = folder.locate_base(project)
     made: list[Artifact] = []
     for step in project.steps:
