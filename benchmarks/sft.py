@@ -1,13 +1,14 @@
 """Supervised fine-tuning beside TRL's SFTTrainer: the same random model, tokenizer, rows, epochs and rows per step.
 
-    python benchmarks/sft.py FOLDER --peer PYTHON [--rows 400] [--size 15M] [--only packed]
+    OMP_NUM_THREADS=1 python benchmarks/sft.py FOLDER --peer PYTHON [--rows 1100] [--size 15M] [--only packed]
 
 FOLDER   holds instruction-data.json (a list of {instruction, input, output})
 PYTHON   the interpreter of an environment of its own with trl (`pip install trl==1.16.0`)
 
 Each run is a process of its own that loads the model, prepares the rows, trains one epoch with AdamW on batches of
-about 8 rows, and saves. "loop" is the time of the steps alone, "process" that of the whole program; tokens are real
-ones, without padding. Peak memory is the kernel's record of the process.
+about 8 rows, and saves. "loop" is the time of all steps, from before the first to after the last, "process" that of
+the whole program; tokens are real ones, without padding. Ratios are of processor time, which other programs on the
+machine disturb least: give each run one thread. Peak memory is the kernel's record of the process.
 
 wyrmling   as it is, with the data stage done before: it tokenises nothing here, the peer does, which "process" includes
 defaults   SFTConfig as it comes: batches of 8 padded rows, bf16, gradient checkpointing
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -87,28 +89,36 @@ config = SFTConfig(
     **json.loads(more),
 )
 trainer = SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows))
+before = time.process_time()
 done = trainer.train()
+used = time.process_time() - before
 trainer.save_model(out)
 tokens = max(line.get("num_tokens", 0) for line in trainer.state.log_history)
 peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
 print("RESULT", json.dumps({
-    "tokens": tokens, "loop": done.metrics["train_runtime"], "steps": trainer.state.global_step, "peak": peak / 1e9,
-    "loss": done.metrics["train_loss"],
+    "tokens": tokens, "loop": done.metrics["train_runtime"], "loop_cpu": used, "steps": trainer.state.global_step,
+    "peak": peak / 1e9, "loss": done.metrics["train_loss"],
 }))
 """
 
 OURS = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from wyrmling import config
 from wyrmling.flow import stages
+from wyrmling.train import course
+training, clocks = course.steps, []
+def timed(*arguments, **options):
+    clocks.append((time.monotonic(), time.process_time()))
+    for done in training(*arguments, **options):
+        clocks.append((time.monotonic(), time.process_time()))
+        yield done
+course.steps = timed
 made = stages.train(config.load(Path(sys.argv[1])), sys.argv[2])[-1]
-lines = [json.loads(line) for line in (made.path / "steps.jsonl").read_text().splitlines()]
-n = made.figures["steps"]
 peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
 print("RESULT", json.dumps({
-    "tokens": made.figures["tokens"], "steps": n, "peak": peak / 1e9, "loss": made.figures["loss"],
-    "loop": (lines[-1]["seconds"] - lines[0]["seconds"]) * n / (n - 1), "dtype": made.figures["dtype"],
+    "tokens": made.figures["tokens"], "steps": made.figures["steps"], "peak": peak / 1e9,
+    "loop": clocks[-1][0] - clocks[0][0], "loop_cpu": clocks[-1][1] - clocks[0][1], "loss": made.figures["loss"],
 }))
 """
 
@@ -120,30 +130,41 @@ PEERS: dict[str, dict[str, Any]] = {
 
 
 class Run(NamedTuple):
+    """Times in seconds, those of the processor as `_cpu`; peak in GB."""
+
     tokens: int
     loop: float
+    loop_cpu: float
     process: float
+    process_cpu: float
     peak: float
     steps: int
     loss: float
 
     def line(self, name: str) -> str:
         return (
-            f"{name:<9} {self.steps:>4} steps  {self.tokens:>7,} tokens  loop {self.loop:>6.1f} s "
-            f"{self.tokens / self.loop:>7,.0f} tokens/s  process {self.process:>6.1f} s "
-            f"{self.tokens / self.process:>7,.0f} tokens/s  peak {self.peak:.2f} GB  loss {self.loss:.3f}"
+            f"{name:<9} {self.steps:>4} steps  {self.tokens:>7,} tokens  loop {self.loop_cpu:>6.1f} CPU s "
+            f"({self.loop:.1f} s) {self.tokens / self.loop_cpu:>7,.0f} tokens/CPU s  process {self.process_cpu:>6.1f} "
+            f"CPU s ({self.process:.1f} s) {self.tokens / self.process_cpu:>7,.0f} tokens/CPU s  "
+            f"peak {self.peak:.2f} GB  loss {self.loss:.3f}"
         )
 
 
 def measured(command: list[str]) -> Run:
-    began = time.monotonic()
+    began, before = time.monotonic(), _children_cpu()
     done = subprocess.run(command, capture_output=True, text=True)
-    took = time.monotonic() - began
+    took, used = time.monotonic() - began, _children_cpu() - before
     found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
     if done.returncode or found is None:
         sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     said = json.loads(found[1])
-    return Run(said["tokens"], said["loop"], took, said["peak"], said["steps"], said["loss"])
+    return Run(said["tokens"], said["loop"], said["loop_cpu"], took, used, said["peak"], said["steps"], said["loss"])
+
+
+def _children_cpu() -> float:
+    """Processor seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rows(folder: Path, count: int) -> list[dict[str, str]]:
@@ -178,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--peer", required=True)
-    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=1100)
     parser.add_argument("--size", default="15M")
     parser.add_argument("--only", action="append", choices=list(PEERS))
     options = parser.parse_args()
@@ -193,8 +214,8 @@ def main() -> None:
                 [options.peer, "-c", PEER, str(model), str(root / "rows.jsonl"), out, json.dumps(PEERS[kind])]
             )
             print(peer.line(kind))
-            loop = (ours.tokens / ours.loop) / (peer.tokens / peer.loop)
-            process = (ours.tokens / ours.process) / (peer.tokens / peer.process)
+            loop = (ours.tokens / ours.loop_cpu) / (peer.tokens / peer.loop_cpu)
+            process = (ours.tokens / ours.process_cpu) / (peer.tokens / peer.process_cpu)
             print(
                 f"  ratios: loop {loop:.2f}, process {process:.2f}, peak memory {ours.peak / peer.peak:.2f}", flush=True
             )

@@ -1,5 +1,6 @@
 """Flat attention asks its kernels for what rectangles compute; the kernels themselves need a GPU."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -129,3 +130,28 @@ def test_other_batches_have_the_same_number_of_places_and_filler_is_never_read()
         assert out[plan.where_N].equal(plan.attend(0, Rule(), q, k, k)[plan.where_N])
         assert len(Segments([total]).plan(torch.device("cpu")).order_P) == total
     assert len(sizes) <= 4
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_are_those_of_each_document_alone_and_filler_has_none(causal: bool) -> None:
+    """In layouts with filler in the rectangles and after the tokens."""
+    lengths, rule = [11, 3, 7, 7, 2, 2, 9], Rule(causal=causal)
+    n, generator = sum(lengths), torch.Generator().manual_seed(0)
+    q, k, v, pull = (torch.randn(n, 2, 8, generator=generator) for _ in range(4))
+    with torch.autocast("cpu", torch.bfloat16):
+        plan = Segments(lengths).plan(torch.device("cpu"))
+        inputs = [x[plan.order_P].requires_grad_() for x in (q, k, v)]
+        out = plan.attend(0, rule, *inputs)
+    assert len(plan.order_P) > n
+    (out[plan.where_N] * pull).sum().backward()  # type: ignore[no-untyped-call]
+    alone = [x.clone().requires_grad_() for x in (q, k, v)]
+    for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True):
+        own = slice(start, start + length)
+        parts = [x[own].transpose(0, 1) for x in alone]
+        expected = F.scaled_dot_product_attention(*parts, is_causal=causal).transpose(0, 1)
+        torch.testing.assert_close(out[plan.where_N][own], expected, rtol=1e-4, atol=1e-5)
+        (expected * pull[own]).sum().backward()  # type: ignore[no-untyped-call]
+    for x, e in zip(inputs, alone, strict=True):
+        assert x.grad is not None and e.grad is not None
+        torch.testing.assert_close(x.grad[plan.where_N], e.grad, rtol=1e-4, atol=1e-5)
+        assert not x.grad[n:].any()

@@ -58,6 +58,14 @@ def test_a_model_is_found_in_its_artifact(saved):
         folder.locate(saved / "nowhere")
 
 
+def test_what_was_read_does_not_depend_on_the_file_any_more(saved):
+    tensors = folder.read_tensors(saved / folder.WEIGHTS)
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    with (saved / folder.WEIGHTS).open("r+b") as handle:
+        handle.write(bytes((saved / folder.WEIGHTS).stat().st_size))
+    assert all(torch.equal(tensors[name], before[name]) for name in before)
+
+
 def test_a_missing_or_unknown_tensor_is_named(saved):
     rewrite(saved, lambda t: t.pop("model.layers.1.mlp.Wo.weight"))
     with pytest.raises(BadInput, match=r"missing from the file: model\.layers\.1\.mlp\.Wo\.weight"):

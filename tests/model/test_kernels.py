@@ -18,6 +18,17 @@ def test_rms_norm_and_its_gradient_are_torchs(shape):
     assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1e-5), (x, weight))
 
 
+def test_rms_norm_with_a_weight_for_each_head_is_torchs_for_each_head():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = torch.stack([F.rms_norm(x[:, h], (4,), weight[h], 1e-5) for h in range(3)], dim=1)
+    assert torch.allclose(rms_norm(x, weight, 1e-5), expected, rtol=1e-12)
+    with torch.no_grad():
+        assert torch.allclose(rms_norm(x.float(), weight.float(), 1e-5), expected.float(), rtol=1e-5, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 1e-5), (x, weight))
+
+
 def test_rms_norm_of_bfloat16_is_close_to_float32_in_value_and_gradient():
     x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     weight = torch.linspace(0.5, 2, 32)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.model.attention import RECTANGLE_COST_TOKENS, Rule, Segments, rectangle_cuts
+from wyrmling.model.attention import DOUBLING_LENGTH, MEASURED_WIDTH, RECTANGLE_COST, Rule, Segments, rectangle_cuts
 from wyrmling.model.heads import Model, mean_pool, stacked_parts, with_head
 from wyrmling.model.transformer import padded_vocab
 
@@ -97,16 +97,21 @@ def test_the_layout_holds_every_token_once_and_shows_it_only_its_own_document(le
         start += n
 
 
-def test_cuts_are_the_cheapest_there_are():
+@pytest.mark.parametrize("width", [64, 2048, 16384])
+def test_cuts_are_the_cheapest_there_are(width):
     lengths = [3, 3, 4, 9, 20, 21, 22, 50, 50]
 
     def cost(cuts):
-        places = sum((b - a) * lengths[b - 1] for a, b in pairwise(cuts))
-        return places - sum(lengths) + RECTANGLE_COST_TOKENS * (len(cuts) - 1)
+        filler = sum(
+            ((b - a) * lengths[b - 1] - sum(lengths[a:b])) * (1 + lengths[b - 1] / DOUBLING_LENGTH)
+            for a, b in pairwise(cuts)
+        )
+        return filler + RECTANGLE_COST * MEASURED_WIDTH / width * (len(cuts) - 1)
 
     n = len(lengths)
     every = [[0, *(i for i in range(1, n) if mask >> i & 1), n] for mask in range(0, 2**n, 2)]
-    assert cost(rectangle_cuts(lengths)) == min(map(cost, every))
+    best = rectangle_cuts(lengths, width)
+    assert cost(best) == pytest.approx(min(map(cost, every)))
 
 
 def test_a_model_starts_near_uniform_and_gradients_reach_every_parameter_within_two_steps(tiny):

@@ -30,9 +30,9 @@ from wyrmling.train.batches import Batches
 from wyrmling.train.checkpoint import State
 from wyrmling.train.choices import PreferenceBatches
 from wyrmling.train.look import look
-from wyrmling.train.loop import accumulate, scale
+from wyrmling.train.loop import accumulate, average
 from wyrmling.train.objectives import token_loss
-from wyrmling.train.optim import Optimizer, clip, parameter_groups
+from wyrmling.train.optim import Optimizer, parameter_groups
 from wyrmling.train.preference import preference_loss
 from wyrmling.train.reference import fill
 from wyrmling.train.team import Team, join
@@ -124,8 +124,7 @@ class Training:
         team, optimizer, batches = self.team, self.optimizer, self.batches.step(number)
         total, targets = team.total(*accumulate(self.model, self.loss, batches, self.autocast))
         team.sum_gradients()
-        scale(optimizer, 1 / targets)
-        norm = clip(optimizer.gradients(rule="adamw"), 1.0, team.norm)
+        norm = average(optimizer, targets, 1.0, team.norm)
         others = float(team.norm(optimizer.gradients(rule="muon")))
         optimizer.step(1.0)
         optimizer.zero_grad()

@@ -13,7 +13,7 @@ from wyrmling.core.errors import WyrmlingError
 from wyrmling.model.heads import Model, stacked_parts
 from wyrmling.model.transformer import ModelConfig
 from wyrmling.train.batches import Batch, Batches, Noise
-from wyrmling.train.loop import Step, accumulate, scale, steps
+from wyrmling.train.loop import Step, accumulate, average, steps
 from wyrmling.train.objectives import OBJECTIVES, LossFunction, loss_function
 from wyrmling.train.optim import Optimizer, parameter_groups, wsd
 from wyrmling.train.prefetch import Feed
@@ -91,7 +91,7 @@ def test_splitting_a_batch_does_not_change_the_gradient(objective: TrainObjectiv
         batches = batches_for(objective, small, micro=micro).step(3)
         total, count = accumulate(model, loss, batches)
         optimizer = optimizer_for(model)
-        scale(optimizer, 1 / count)
+        average(optimizer, count, 0.0)
         gradients.append([p.grad for p in model.parameters()])
         sums.append((total, count, len(batches)))
     assert sums[0][2] == 1 and sums[1][2] > 3

@@ -151,6 +151,15 @@ def test_clip_scales_to_the_bound_and_zero_means_off() -> None:
     assert math.sqrt(sum(float((g * g).sum()) for g in gradients)) == pytest.approx(1.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("bound", [0.0, 0.5, 10.0])
+def test_clipping_a_sum_is_clipping_the_mean(bound: float) -> None:
+    means = [torch.randn(5, 4, generator=torch.manual_seed(0)), torch.randn(7)]
+    sums = [mean * 8 for mean in means]
+    assert clip(sums, bound, count=8) == pytest.approx(clip(means, bound))
+    for ours, theirs in zip(sums, means, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_schedules_rise_stay_within_one_and_never_reach_zero(name: str) -> None:
     values = [SCHEDULES[name](step, 100, warmup=10, decay=50) for step in range(1, 101)]

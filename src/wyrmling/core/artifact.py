@@ -262,10 +262,16 @@ def versions() -> dict[str, str]:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file so that after a crash it has either the old bytes or the new ones."""
+    with replacing_durably(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing_durably(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to; after the block it takes that place, of which a crash leaves old or new."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
+    yield temporary
+    with temporary.open("r+b") as handle:
         os.fsync(handle.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)

@@ -1,9 +1,9 @@
 """Which tokens see each other, and the fastest exact way to compute it on this device.
 
 Documents are packed end to end. Small matrices are slow one at a time, so on a CPU documents of about equal length are
-laid side by side in one rectangle; a rectangle's few filler places are never seen by a real token. The layout is
-planned once per batch and the whole stack runs in it, so that a layer only takes views. A GPU that computes in 16 bits
-takes the documents as they lie instead: flat_attention.py.
+laid side by side in one rectangle; a rectangle's filler places are never seen by a real token, and are there in
+attention only: the rest of a layer works on the tokens. The layout is planned once per batch. A GPU that computes in
+16 bits takes the documents as they lie instead: flat_attention.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from wyrmling.model.kernels import even_size
 from wyrmling.model.positions import alibi_slopes
@@ -120,21 +121,26 @@ def in_16_bits_on_a_cpu(device: torch.device) -> bool:
 
 @contextmanager
 def _wide(q: Tensor) -> Iterator[bool]:
-    """Compute in float32 for the length of the block where the backward pass in 16 bits is slow: on a CPU.
-
-    Measured with torch 2.13 on one core with AVX512_BF16, forward and backward of 6 heads of width 64: 8 documents of
-    36 tokens take 10.4 ms in bfloat16 and 1.5 ms in float32, 3 of 100 9.9 and 2.8, 2 of 256 19.6 and 17.8.
-    """
-    if not q.requires_grad or not in_16_bits_on_a_cpu(q.device):
+    """Compute in float32 for the length of the block where `needs_32_bits` says so."""
+    if not needs_32_bits(q):
         yield False
         return
     with torch.autocast("cpu", enabled=False):
         yield True
 
 
-# What one more rectangle costs, in tokens of filler that would cost the same. Measured on 2 CPU cores at width 128:
-# about 0.3 ms per rectangle and layer (forward and backward) against 11 microseconds per token and layer.
-RECTANGLE_COST_TOKENS, MEASURED_WIDTH = 27, 128
+def needs_32_bits(q: Tensor) -> bool:
+    """Whether a backward pass will follow that is slow in 16 bits: on a CPU.
+
+    Measured with torch 2.13 on one core with AVX512_BF16, forward and backward of 6 heads of width 64: 8 documents of
+    36 tokens take 10.4 ms in bfloat16 and 1.5 ms in float32, 3 of 100 9.9 and 2.8, 2 of 256 19.6 and 17.8.
+    """
+    return q.requires_grad and in_16_bits_on_a_cpu(q.device)
+
+
+# What one more rectangle costs, in filler places that would cost the same at this width, and the length of a document
+# at which a place costs twice what it does in a short one.
+RECTANGLE_COST, MEASURED_WIDTH, DOUBLING_LENGTH = 40, 384, 64
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class Rectangle:
 class Plan:
     """The layout the stack runs in: P places, of which N hold a token.
 
-    order_P      which token each place holds; filler repeats a token of the same document
+    order_P      which token each place holds; filler repeats a token
     positions_P  its position within the document
     where_N      the place of each token
     attend       attention over this layout
@@ -222,70 +228,132 @@ def _plan(segments: Segments, device: torch.device, *, even: bool, width: int) -
     """even: with filler up to a number of places that other batches have too."""
     lengths_S = torch.tensor(segments.lengths)
     by_length_S = lengths_S.argsort(stable=True)
-    sorted_lengths = lengths_S[by_length_S].tolist()
-    starts_S = segments.starts_S()[by_length_S]
-    rectangles, orders, positions, keeps = [], [], [], []
+    sorted_S = lengths_S[by_length_S]
+    sorted_lengths = sorted_S.tolist()
+    # The places of tokens: documents one after the other, the shortest first.
+    starts_S = sorted_S.cumsum(0) - sorted_S
+    positions_N = torch.arange(segments.n_tokens) - starts_S.repeat_interleave(sorted_S)
+    order_N = segments.starts_S()[by_length_S].repeat_interleave(sorted_S) + positions_N
+    rectangles, places, keeps = [], [], []
     for first, last in pairwise(rectangle_cuts(sorted_lengths, width)):
         longest = sorted_lengths[last - 1]
         place_T = torch.arange(longest)
-        keep_BT = place_T < lengths_S[by_length_S[first:last], None]
-        offset_BT = place_T.where(keep_BT, 0)
-        orders.append((starts_S[first:last, None] + offset_BT).flatten())
-        positions.append(offset_BT.flatten())
+        keep_BT = place_T < sorted_S[first:last, None]
+        places.append((starts_S[first:last, None] + place_T.where(keep_BT, 0)).flatten())
         keeps.append(keep_BT.flatten())
         place_T = place_T.to(device)
         masks = Masks(place_T[None], place_T, None if bool(keep_BT.all()) else keep_BT.to(device))
         rectangles.append(Rectangle(last - first, longest, masks))
-    order_P, keep_P = torch.cat(orders), torch.cat(keeps)
-    where_N = torch.empty(segments.n_tokens, dtype=torch.int64)
-    where_N[order_P[keep_P]] = keep_P.nonzero().squeeze(1)
-    left = even_size(len(order_P)) - len(order_P) if even else 0
+    left = even_size(segments.n_tokens) - segments.n_tokens if even else 0
     filler = torch.zeros(left, dtype=torch.int64)
-    order_P, positions_P = torch.cat([order_P, filler]), torch.cat([*positions, filler])
-    attend = partial(_attend_rectangles, tuple(rectangles), left)
+    spread = None
+    if not bool(torch.cat(keeps).all()):
+        keep_R = torch.cat(keeps)
+        token_R, place_P = torch.cat(places), torch.cat([keep_R.nonzero().squeeze(1), filler])
+        empty = (~keep_R).nonzero().squeeze(1)
+        spread = Spread(token_R.to(device), place_P.to(device), segments.n_tokens, empty.to(device))
+    order_P, positions_P = torch.cat([order_N, filler]), torch.cat([positions_N, filler])
+    where_N = order_N.argsort()
+    attend = partial(_attend_rectangles, tuple(rectangles), left, spread)
     return Plan(order_P.to(device), positions_P.to(device), where_N.to(device), attend)
 
 
 def rectangle_cuts(lengths: list[int], width: int = MEASURED_WIDTH) -> list[int]:
     """Where to cut an ascending list of lengths into rectangles so that filler plus rectangles cost least.
 
-    Exact, by dynamic programming over the distinct lengths: a rectangle is as long as its longest document. A place
-    costs with the square of the model's width, a rectangle the same whatever the width.
+    Exact, by dynamic programming over the distinct lengths: a rectangle is as long as its longest document. A filler
+    place costs with the width of the model and with what it attends to, a rectangle the same whatever they are.
     """
-    rectangle_cost = RECTANGLE_COST_TOKENS * (MEASURED_WIDTH / width) ** 2
+    rectangle_cost = RECTANGLE_COST * MEASURED_WIDTH / width
     ends = [i + 1 for i, length in enumerate(lengths) if i + 1 == len(lengths) or lengths[i + 1] != length]
-    best: list[tuple[float, list[int]]] = [(0, [0])]
     tokens_before = [0]
-    for end in ends:
-        start = best[-1][1][-1]
+    for start, end in pairwise([0, *ends]):
         tokens_before.append(tokens_before[-1] + sum(lengths[start:end]))
-        best.append((0, [0, end]))
     starts = [0, *ends]
-    best = [(0, [0])]
+    best: list[tuple[float, list[int]]] = [(0, [0])]
     for j, end in enumerate(ends, start=1):
+        longest = lengths[end - 1]
         options = []
         for i in range(j):
-            places = (end - starts[i]) * lengths[end - 1]
-            filler = places - (tokens_before[j] - tokens_before[i])
-            options.append((best[i][0] + filler + rectangle_cost, i))
+            filler = (end - starts[i]) * longest - (tokens_before[j] - tokens_before[i])
+            options.append((best[i][0] + filler * (1 + longest / DOUBLING_LENGTH) + rectangle_cost, i))
         cost, i = min(options)
         best.append((cost, [*best[i][1], end]))
     return best[-1][1]
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How the places of the stack go into rectangles with filler, R places in all, and back.
+
+    token_R    the place of the stack whose values a place of the rectangles gets
+    place_P    the place of the rectangles where each place of the stack is found
+    n_tokens   the places of the stack after them hold no token
+    filler     the places of the rectangles that hold no token
+    """
+
+    token_R: Tensor
+    place_P: Tensor
+    n_tokens: int
+    filler: Tensor
+
+
+class _IntoRectangles(torch.autograd.Function):
+    """Values for the places of the rectangles. Filler gets some too, which nobody looks at.
+
+    The gradients of this and of the way back are choices of places as well, where torch would add up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_PHK: Tensor, spread: Spread) -> Tensor:
+        ctx.spread = spread
+        return x_PHK.index_select(0, spread.token_R)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_RHK: Tensor) -> tuple[Tensor, None]:
+        gradient_PHK = gradient_RHK.index_select(0, ctx.spread.place_P)
+        gradient_PHK[ctx.spread.n_tokens :].zero_()
+        return gradient_PHK, None
+
+
+class _OutOfRectangles(torch.autograd.Function):
+    """The values of the stack's places, taken out of the rectangles again."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RHK: Tensor, spread: Spread) -> Tensor:
+        ctx.spread = spread
+        return x_RHK.index_select(0, spread.place_P)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_PHK: Tensor) -> tuple[Tensor, None]:
+        gradient_RHK = gradient_PHK.index_select(0, ctx.spread.token_R)
+        return gradient_RHK.index_fill_(0, ctx.spread.filler, 0), None
+
+
 def _attend_rectangles(
     rectangles: tuple[Rectangle, ...],
     left: int,
+    spread: Spread | None,
     _layer: int,
     rule: Rule,
     q_PHK: Tensor,
     k_PGK: Tensor,
     v_PGK: Tensor,
 ) -> Tensor:
-    """left: places after the rectangles, whose values nobody reads."""
-    sizes = [*(r.count * r.length for r in rectangles), left]
-    parts = list(zip(*(torch.split(x, sizes) for x in (q_PHK, k_PGK, v_PGK)), strict=True))
-    outs = [rectangle.attend(rule, *qkv) for rectangle, qkv in zip(rectangles, parts[:-1], strict=True)]
-    if left:
+    """left: places after the tokens, whose values nobody reads."""
+    qkv = (q_PHK, k_PGK, v_PGK)
+    sizes = [r.count * r.length for r in rectangles]
+    if spread is not None:
+        qkv = tuple(_IntoRectangles.apply(x, spread) for x in qkv)  # type: ignore[no-untyped-call]
+    elif left:
+        sizes.append(left)
+    parts = list(zip(*(torch.split(x, sizes) for x in qkv), strict=True))
+    outs = [rectangle.attend(rule, *one) for rectangle, one in zip(rectangles, parts, strict=False)]
+    if spread is None and left:
         outs.append(parts[-1][0].to(outs[0].dtype))
-    return torch.cat(outs) if len(outs) > 1 else outs[0]
+    out = torch.cat(outs) if len(outs) > 1 else outs[0]
+    if spread is not None:
+        out = _OutOfRectangles.apply(out, spread)  # type: ignore[no-untyped-call]
+    return out

@@ -255,7 +255,8 @@ def read_weights(described: Described, tensors: Mapping[str, Tensor], *, where: 
         for part in parts[ours]:
             wanted = list(parameter[part.rows].shape)
             _check_tensor(tensors[part.name], wanted[::-1] if part.transposed else wanted, part.name, where)
-        pieces = [from_file(tensors[part.name], part, stacked.get(ours, ())) for part in parts[ours]]
+        # Each is taken out, so that what was put together is not in memory twice.
+        pieces = [from_file(tensors.pop(part.name), part, stacked.get(ours, ())) for part in parts[ours]]
         state[ours] = (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).contiguous()
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)

@@ -59,9 +59,14 @@ class _RmsNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         exact = inverse.dtype
         gx = (gradient * x).to(exact)
-        to_weight = inverse.flatten() @ gx.flatten(0, -2)
-        pull = (gx @ weight.to(exact)).unsqueeze(-1) * inverse.pow(3) / -x.shape[-1]
-        to_x = (gradient * inverse).mul_(weight).add_(x * pull)
+        if weight.ndim == 1:
+            to_weight = inverse.flatten() @ gx.flatten(0, -2)
+            sums = (gx @ weight.to(exact)).unsqueeze(-1)
+        else:
+            to_weight = torch.einsum("nh,nhk->hk", inverse.squeeze(-1), gx)
+            sums = torch.einsum("nhk,hk->nh", gx, weight.to(exact)).unsqueeze(-1)
+        pull = sums * inverse.pow(3) / -x.shape[-1]
+        to_x = (gradient * inverse).mul_(weight).addcmul_(x, pull)
         return to_x.to(x.dtype), to_weight.to(weight.dtype), None
 
 
@@ -72,10 +77,13 @@ def _exact(x: Tensor) -> torch.dtype:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) * weight, over the last dimension, in the dtype of x.
 
+    weight   (K) for x of (..., K), or (H, K) for (N, H, K): each head its own
     Source   Zhang and Sennrich 2019, Root mean square layer normalization (arXiv 1910.07467)
     """
     if not torch.is_grad_enabled() and x.dtype == torch.float32:
         # The same sums without a detour through Python: 14 instead of 37 microseconds for one row of 576.
+        if weight.ndim > 1:
+            return F.rms_norm(x, x.shape[-1:], None, eps) * weight
         return F.rms_norm(x, weight.shape, weight, eps)
     if torch.compiler.is_compiling():
         # The compiler fuses the plain form, and derives the gradient itself.

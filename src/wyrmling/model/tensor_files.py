@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wyrmling.core.artifact import write_durably
+from wyrmling.core.artifact import replacing_durably
 from wyrmling.core.errors import BadInput, CorruptArtifact
 from wyrmling.model.json_files import read_json, write_json
 
@@ -26,7 +25,8 @@ AGAIN = "get the file again from its origin, or restore it from a backup"
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises CorruptArtifact when it is damaged or cut off."""
     try:
-        return dict(load_file(file))
+        # Read and not mapped: of a mapped file all stays in memory as long as one of its tensors is used.
+        return dict(load_file(file, backend="pread"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtifact(
             f"{file.name} is not a readable safetensors file: {error}", where=file, fix=AGAIN
@@ -35,7 +35,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file whole or not at all; equal tensors give equal bytes."""
-    write_durably(file, to_bytes({name: tensors[name].contiguous() for name in sorted(tensors)}, {"format": "pt"}))
+    with replacing_durably(file) as temporary:
+        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, temporary, {"format": "pt"})
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.model.attention import Attend, Rule, Segments
+from wyrmling.model.attention import Attend, Rule, Segments, needs_32_bits
 from wyrmling.model.design import FAMILIES, Design, FamilyName
 from wyrmling.model.feed_forward import Stacked, feed_forward
 from wyrmling.model.kernels import rms_norm
@@ -174,7 +174,11 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.rms:
             return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-        weight = 1.0 + self.weight.float() if self.offset else self.weight
+        return self.scaled(x, self.weight)
+
+    def scaled(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The RMSNorm with a weight other than its own."""
+        weight = 1.0 + weight.float() if self.offset else weight
         if self.wide:
             exact = torch.promote_types(x.dtype, torch.float32)
             return rms_norm(x.to(exact), weight.to(exact), self.eps).to(x.dtype)
@@ -217,11 +221,27 @@ class Attention(nn.Module):
     def project(self, x_ND: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, normed and turned."""
         heads_NHK = self.qkv(x_ND).view(x_ND.shape[0], -1, self.head_dim)
-        q_NHK, k_NGK, v_NGK = torch.split(heads_NHK, [self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q_NHK, k_NGK = self.q_norm(q_NHK), self.k_norm(k_NGK)
+        if needs_32_bits(heads_NHK):
+            # Here once, not in norm, rotation and attention.
+            heads_NHK = heads_NHK.float()
+        # Queries and keys lie side by side and are worked on together: half the operations, each of which is small.
+        both_NHK, v_NGK = torch.split(heads_NHK, [self.heads + self.kv_heads, self.kv_heads], dim=1)
+        both_NHK = self.normed(both_NHK)
         if rotation is not None:
-            q_NHK, k_NGK = rotate(q_NHK, *rotation), rotate(k_NGK, *rotation)
+            both_NHK = rotate(both_NHK, *rotation)
+        q_NHK, k_NGK = torch.split(both_NHK, [self.heads, self.kv_heads], dim=1)
         return q_NHK, k_NGK, v_NGK
+
+    def normed(self, both_NHK: Tensor) -> Tensor:
+        """Queries and keys, normed as the family does."""
+        q_norm, k_norm, counts = self.q_norm, self.k_norm, (self.heads, self.kv_heads)
+        if isinstance(q_norm, HeadsNorm):
+            q_NHK, k_NGK = torch.split(both_NHK, list(counts), dim=1)
+            return torch.cat((q_norm(q_NHK), k_norm(k_NGK)), dim=1)
+        if isinstance(q_norm, Norm) and isinstance(k_norm, Norm):
+            weights = [norm.weight.expand(count, -1) for norm, count in zip((q_norm, k_norm), counts, strict=True)]
+            return q_norm.scaled(both_NHK, torch.cat(weights))
+        return both_NHK
 
 
 class Block(nn.Module):

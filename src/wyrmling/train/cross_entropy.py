@@ -77,7 +77,7 @@ class _ChunkedNats(torch.autograd.Function):
         hidden_ND, weight_VD, targets_N, bias_V = ctx.saved_tensors
         weight = weight_VD.to(ctx.compute)
         grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=grad_N.dtype) if ctx.needs_input_grad[1] else None
+        grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias_V, dtype=grad_N.dtype) if ctx.needs_input_grad[3] else None
         for start in range(0, len(targets_N), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -91,10 +91,12 @@ class _ChunkedNats(torch.autograd.Function):
             grad_logits = even_rows(logits.to(ctx.compute))
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad_logits @ weight)[: len(targets)]
-            if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden
+            if ctx.needs_input_grad[1]:
+                grad_weight = _added(grad_weight, grad_logits.T @ hidden, grad_N.dtype)
             if grad_bias is not None:
                 grad_bias += logits.sum(dim=0)
+        if grad_weight is None and ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight_VD, dtype=grad_N.dtype)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight_VD.dtype),
@@ -120,7 +122,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden_ND.dtype, torch.float32)
         loss = hidden_ND.new_zeros((), dtype=wide)
         grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
+        grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and ctx.needs_input_grad[3] else None
         compute = _compute_dtype(hidden_ND)
         weight = weight_VD.to(compute)
@@ -145,10 +147,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_logits = even_rows(logits.to(compute))
             if grad_hidden is not None:
                 grad_hidden[rows] = (grad_logits @ weight)[: len(targets)]
-            if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden
+            if ctx.needs_input_grad[1]:
+                grad_weight = _added(grad_weight, grad_logits.T @ hidden, wide)
             if grad_bias is not None:
                 grad_bias += logits.sum(dim=0)
+        if grad_weight is None and ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight_VD, dtype=wide)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (weight_VD.dtype, None if bias_V is None else bias_V.dtype)
         return loss
@@ -158,13 +162,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
         return (
-            None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * grad).to(weight_dtype),
+            None if grad_hidden is None else _times(grad_hidden, grad.to(grad_hidden.dtype)),
+            None if grad_weight is None else _times(grad_weight, grad).to(weight_dtype),
             None,
-            None if grad_bias is None else (grad_bias * grad).to(bias_dtype),
+            None if grad_bias is None else _times(grad_bias, grad).to(bias_dtype),
             None,
             None,
         )
+
+
+def _added(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum so far with one more part, in this dtype. The first starts it: seldom are there several."""
+    return part.to(dtype) if total is None else total.add_(part)
+
+
+def _times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Their product, without a pass over the matrix where that would change nothing, as for a loss that is a sum."""
+    # A GPU would have to be waited for.
+    return gradient if factor.device.type == "cpu" and factor == 1 else gradient * factor
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:

@@ -76,8 +76,7 @@ def steps(
         mean, norm, left_out, rate = math.nan, 0.0, "", schedule(number)
         if targets:
             mean = loss_sum / targets
-            scale(optimizer, 1 / targets)
-            norm = clip(optimizer.gradients(but="muon"), max_norm, team.norm)
+            norm = average(optimizer, targets, max_norm, team.norm)
             left_out = judge(mean, norm if _all_finite(optimizer.gradients(rule="muon"), team.norm) else math.nan)
             if not left_out:
                 optimizer.step(rate)
@@ -142,11 +141,14 @@ def accumulate(
     return total, count
 
 
-def scale(optimizer: Optimizer, factor: float) -> None:
-    """Multiply all gradients: the sum over the targets becomes their mean."""
-    gradients = optimizer.gradients()
-    if gradients:
-        torch._foreach_mul_(gradients, factor)
+def average(optimizer: Optimizer, targets: int, max_norm: float, norm: Norm = torch.nn.utils.get_total_norm) -> float:
+    """Make the gradients of the sum over the targets those of their mean; all but Muon's are clipped.
+
+    Returns their norm before clipping, of those that are clipped.
+    """
+    if matrices := optimizer.gradients(rule="muon"):
+        torch._foreach_mul_(matrices, 1 / targets)
+    return clip(optimizer.gradients(but="muon"), max_norm, norm, count=targets)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -21,8 +21,7 @@ from wyrmling.tokenizer.tokens import TokenStore
 from wyrmling.train import trainable
 from wyrmling.train.assemble import Job, batches_for, exact, loss_for, numerics_for, optimizer_for, start
 from wyrmling.train.facts import facts_of
-from wyrmling.train.loop import accumulate, scale, step_seed
-from wyrmling.train.optim import clip
+from wyrmling.train.loop import accumulate, average, step_seed
 
 # From the derived rate by this factor down and up; updates in between; the weight of the loss so far in its mean.
 SPAN, UPDATES, MEMORY = 1000.0, 100, 0.9
@@ -77,8 +76,7 @@ def sweep(job: Job, *, updates: int = UPDATES) -> Sweep:
                 if not curve.goes_on(derived.lr * factor, total / targets if targets else None):
                     break
                 if targets:
-                    scale(optimizer, 1 / targets)
-                    clip(optimizer.gradients(rule="adamw"), step.clip)
+                    average(optimizer, targets, step.clip)
                     optimizer.step(factor)
                 optimizer.zero_grad()
                 shown.at(number, f"lr {derived.lr * factor:.2g}  loss {curve.losses[-1] if curve.losses else 0:.3f}")

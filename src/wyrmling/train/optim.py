@@ -327,16 +327,22 @@ def orthogonalise(x_NRC: Tensor) -> Tensor:
     return (x.mT if tall else x).to(x_NRC.dtype)
 
 
-def clip(gradients: list[Tensor], max_norm: float, norm: Norm = torch.nn.utils.get_total_norm) -> float:
-    """The Euclidean norm of all gradients; they are scaled to `max_norm` when it is larger. 0: no clipping.
+def clip(
+    gradients: list[Tensor], max_norm: float, norm: Norm = torch.nn.utils.get_total_norm, *, count: int = 1
+) -> float:
+    """Divide gradients by `count`; the Euclidean norm of all then. Where it is larger than `max_norm`, they get that.
 
-    norm   of a list of tensors, where other processes hold the rest of them
+    max_norm   0: no clipping
+    norm       of a list of tensors, where other processes hold the rest of them
     """
     if not gradients:
         return 0.0
-    value = float(norm(gradients))
+    value, factor = float(norm(gradients)) / count, 1 / count
     if max_norm > 0 and value > max_norm and math.isfinite(value):
-        torch._foreach_mul_(gradients, max_norm / (value + 1e-6))
+        factor *= max_norm / (value + 1e-6)
+    # Both in one pass: over the gradients of a model with short batches each takes as long as a layer.
+    if factor != 1:
+        torch._foreach_mul_(gradients, factor)
     return value
 
 

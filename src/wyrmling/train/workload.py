@@ -158,7 +158,7 @@ def activation_bytes(shape: Shape, dtype: hardware.Dtype, *, recompute: bool = F
     if recompute:
         outputs = 2 * d + (2 if shape.gated else 1) * f + 2 * q + 2 * kv
         return 4 * d + (4 if dtype == "float32" else 2) * outputs
-    return 20 * d + 16 * f + 12 * q + 8 * kv if dtype == "float32" else 22 * d + 8 * f + 6 * q + 4 * kv
+    return 16 * d + 16 * f + 12 * q + 12 * kv if dtype == "float32" else 12 * d + 8 * f + 14 * q + 12 * kv
 
 
 def seconds(work: Work, rates: Rates) -> float:
