@@ -236,7 +236,7 @@ def test_only_a_new_head_learns_faster_than_the_ready_model_below_it(objective: 
     # MiniLM-L6 as measured; BERT-base as its paper has it; a large one as any model that somebody else made
     [(6, 384, 2e-4), (12, 768, 5e-5), (24, 1024, 2.99e-5)],
 )
-def test_a_small_ready_encoder_learns_labels_at_a_higher_rate(layers: int, width: int, expected: float) -> None:
+def test_a_small_ready_encoder_learns_labels_and_tags_at_a_higher_rate(layers: int, width: int, expected: float) -> None:
     encoder = Shape("bert", 30_522, width, layers, width // 64, width // 64, 64, 4 * width, 512, True, {}, False, False)
 
     def rate(shape: Shape, objective: str = "classify", name: str = "full") -> float:
@@ -244,6 +244,7 @@ def test_a_small_ready_encoder_learns_labels_at_a_higher_rate(layers: int, width
         return derive_step(settings("classify", base="b"), one, shape, BANKING77, scratch=False, first=True).lr
 
     assert rate(encoder) == pytest.approx(expected, rel=0.01)
+    assert rate(encoder, "tag") == rate(encoder)
     for other in (rate(replace(encoder, causal=True)), rate(encoder, "masked"), rate(encoder, name="lora") / 10):
         assert other == pytest.approx(2e-5 * (1e9 / encoder.body_parameters) ** (1 / 3))
 

@@ -31,7 +31,7 @@ KINDS: dict[TrainObjective, tuple[str, ...]] = {
 }
 # What a decoder learns.
 WRITING: tuple[TrainObjective, ...] = ("causal", "sft", "preference")
-# Largest rate of a small encoder that learns labels: MiniLM on Banking77 (benchmarks/RESULTS.md).
+# Largest rate of a small encoder that learns labels or tags: MiniLM on Banking77 and WNUT-17 (benchmarks/RESULTS.md).
 SMALL_ENCODER_RATE = 2e-4
 # Learning rates of preferences, against those of fine-tuning: 1e-6 and 8e-6 at 1G weights (TRL's DPO and KTO; ORPO).
 PREFERENCE_RATE: dict[PreferenceLoss, float] = {"dpo": 0.05, "kto": 0.05, "orpo": 0.4}
@@ -358,7 +358,7 @@ def _learning_rates(
     else:
         base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
         what = "2e-5 at 1G weights, with the inverse cube root of the size"
-        if step.objective == "classify" and not shape.causal and METHODS[step.method].rate == 1:
+        if step.objective in ("classify", "tag") and not shape.causal and METHODS[step.method].rate == 1:
             steeper = min(SMALL_ENCODER_RATE, 5e-5 * (shape.body_parameters / 85e6) ** (-2 / 3))
             if steeper > base:
                 base, what = steeper, "5e-5 at 85M weights as for BERT, more for a smaller encoder, at most 2e-4"
