@@ -236,7 +236,7 @@ def test_only_a_new_head_learns_faster_than_the_ready_model_below_it(objective: 
     # MiniLM-L6 as measured; BERT-base as its paper has it; a large one as any model that somebody else made
     [(6, 384, 2e-4), (12, 768, 5e-5), (24, 1024, 2.99e-5)],
 )
-def test_a_small_ready_encoder_learns_labels_and_tags_at_a_higher_rate(layers: int, width: int, expected: float) -> None:
+def test_a_small_ready_encoder_learns_labels_and_tags_faster(layers: int, width: int, expected: float) -> None:
     encoder = Shape("bert", 30_522, width, layers, width // 64, width // 64, 64, 4 * width, 512, True, {}, False, False)
 
     def rate(shape: Shape, objective: str = "classify", name: str = "full") -> float:
