@@ -1,6 +1,6 @@
 """Supervised fine-tuning beside TRL's SFTTrainer: the same random model, tokenizer, rows, epochs and rows per step.
 
-    OMP_NUM_THREADS=1 python benchmarks/sft.py FOLDER --peer PYTHON [--rows 1100] [--size 15M] [--only packed]
+    OMP_NUM_THREADS=1 python benchmarks/sft.py FOLDER --peer PYTHON [--rows 1100] [--rounds 1]
 
 FOLDER   holds instruction-data.json (a list of {instruction, input, output})
 PYTHON   the interpreter of an environment of its own with trl (`pip install trl==1.16.0`)
@@ -8,7 +8,8 @@ PYTHON   the interpreter of an environment of its own with trl (`pip install trl
 Each run is a process of its own that loads the model, prepares the rows, trains one epoch with AdamW on batches of
 about 8 rows, and saves. "loop" is the time of all steps, from before the first to after the last, "process" that of
 the whole program; tokens are real ones, without padding. Ratios are of processor time, which other programs on the
-machine disturb least: give each run one thread. Peak memory is the kernel's record of the process.
+machine disturb least: give each run one thread. Peak memory is the kernel's record of the process. With several rounds,
+in which all take turns, the last lines are the medians of the ratios.
 
 wyrmling   as it is, with the data stage done before: it tokenises nothing here, the peer does, which "process" includes
 defaults   SFTConfig as it comes: batches of 8 padded rows, bf16, gradient checkpointing
@@ -22,11 +23,13 @@ import argparse
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 ROWS_PER_STEP, CONTEXT = 8, 512
@@ -150,6 +153,25 @@ class Run(NamedTuple):
         )
 
 
+class Ratios(NamedTuple):
+    """Our tokens per processor second over the peer's, and our memory over its."""
+
+    loop: float
+    process: float
+    memory: float
+
+    @staticmethod
+    def of(ours: Run, peer: Run) -> Ratios:
+        return Ratios(
+            loop=ours.tokens / ours.loop_cpu / (peer.tokens / peer.loop_cpu),
+            process=ours.tokens / ours.process_cpu / (peer.tokens / peer.process_cpu),
+            memory=ours.peak / peer.peak,
+        )
+
+    def __str__(self) -> str:
+        return f"ratios: loop {self.loop:.2f}, process {self.process:.2f}, peak memory {self.memory:.2f}"
+
+
 def measured(command: list[str]) -> Run:
     began, before = time.monotonic(), _children_cpu()
     done = subprocess.run(command, capture_output=True, text=True)
@@ -201,24 +223,25 @@ def main() -> None:
     parser.add_argument("--peer", required=True)
     parser.add_argument("--rows", type=int, default=1100)
     parser.add_argument("--size", default="15M")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", action="append", choices=list(PEERS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         model = prepared(root, rows(options.folder, options.rows), options.size)
-        ours = measured([sys.executable, "-c", OURS, str(root), "tune"])
-        print(ours.line("wyrmling"), flush=True)
-        for kind in options.only or PEERS:
-            out = str(root / f"peer-{kind}")
-            peer = measured(
-                [options.peer, "-c", PEER, str(model), str(root / "rows.jsonl"), out, json.dumps(PEERS[kind])]
-            )
-            print(peer.line(kind))
-            loop = (ours.tokens / ours.loop_cpu) / (peer.tokens / peer.loop_cpu)
-            process = (ours.tokens / ours.process_cpu) / (peer.tokens / peer.process_cpu)
-            print(
-                f"  ratios: loop {loop:.2f}, process {process:.2f}, peak memory {ours.peak / peer.peak:.2f}", flush=True
-            )
+        found: dict[str, list[Ratios]] = {kind: [] for kind in options.only or PEERS}
+        for _ in range(options.rounds):
+            for done in (root / "runs" / "train").glob("tune-*"):
+                shutil.rmtree(done)
+            ours = measured([sys.executable, "-c", OURS, str(root), "tune"])
+            print(ours.line("wyrmling"), flush=True)
+            for kind, ratios in found.items():
+                command = [options.peer, "-c", PEER, str(model), str(root / "rows.jsonl"), str(root / f"peer-{kind}")]
+                peer = measured([*command, json.dumps(PEERS[kind])])
+                ratios.append(Ratios.of(ours, peer))
+                print(f"{peer.line(kind)}\n  {ratios[-1]}", flush=True)
+        for kind, ratios in found.items():
+            print(f"{kind}, medians of {len(ratios)}: {Ratios(*map(median, zip(*ratios, strict=True)))}")
 
 
 if __name__ == "__main__":
