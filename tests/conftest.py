@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -25,9 +26,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 @pytest.fixture(scope="session")
 def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small project, run once for the whole session, by whichever process comes first. Tests must not change it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = _shared(tmp_path_factory)
     folder = shared / "small" / "support-desk"
     with FileLock(shared / "small.lock"):
         if not (done := shared / "small.done").exists():
@@ -39,10 +38,22 @@ def small_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _offline() -> Iterator[None]:
-    """No test may look anything up outside this machine."""
+def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test may look anything up outside this machine; what is measured of it is shared, and not the user's."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    yield
+    os.environ["WYRMLING_CACHE"] = str(_shared(tmp_path_factory) / "cache")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: no search for garbage needs to look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """The folder of this session, of all its processes."""
+    folder = factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")

@@ -79,22 +79,26 @@ def ask(*arguments: object, cwd: Path | None = None) -> dict:
     return json.loads(wyrmling(*arguments, "--json", cwd=cwd).stdout)
 
 
-def here(*arguments: object) -> Result:
+def here(*arguments: object, cwd: Path | None = None, check: bool = True) -> Result:
     """The same in this process, where a new one would mostly import torch: for what is said, not for how it starts."""
     import torch
 
     threads = torch.get_num_threads()
     try:
-        done = CliRunner().invoke(app, [*map(str, arguments)])
+        with contextlib.chdir(cwd or Path.cwd()):
+            done = CliRunner().invoke(app, [*map(str, arguments)], prog_name="wyrmling")
     finally:
         torch.set_num_threads(threads)
-    assert done.exit_code == 0, done.output
+    # A verb ends by an exit code, whatever happened; anything else is a traceback.
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert not check or done.exit_code == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def ask_here(*arguments: object) -> dict:
+def ask_here(*arguments: object, cwd: Path | None = None) -> dict:
     """The JSON document that a verb prints, in this process."""
-    return json.loads(here(*arguments, "--json").stdout)
+    return json.loads(here(*arguments, "--json", cwd=cwd).stdout)
 
 
 def write_small_project(folder: Path) -> Path:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from shell import ask, ask_here, served, write_small_project, wyrmling
+from shell import ask, ask_here, here, served, wyrmling
 
 
 def post(url: str, body: dict) -> dict:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)
-
-
-def weights(folder: Path) -> list[str]:
-    return sorted(
-        hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.glob("runs/train/*/model/model.safetensors")
-    )
 
 
 def test_every_stage_is_a_folder_with_a_manifest(small_project):
@@ -48,7 +40,7 @@ def changed(small_project, tmp_path_factory):
     """A copy of the small project that ran again with another setting, and what that run said."""
     copy = tmp_path_factory.mktemp("changed") / "copy"
     shutil.copytree(small_project, copy)
-    return copy, ask("run", "--project", copy, "--set", "train.tune.epochs=1", "--set", "objective.accept=[]")
+    return copy, ask_here("run", "--project", copy, "--set", "train.tune.epochs=1", "--set", "objective.accept=[]")
 
 
 def test_changing_a_setting_reruns_that_stage_and_those_after_it(changed):
@@ -108,7 +100,7 @@ def test_export_gives_a_folder_that_transformers_reads(small_project, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     out = tmp_path / "exported"
-    wyrmling("export", "--project", small_project, "--model", "support-desk", "--to", "hf", "--out", out)
+    here("export", "--project", small_project, "--model", "support-desk", "--to", "hf", "--out", out)
     text = "My card was stolen yesterday"
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
@@ -123,26 +115,9 @@ def test_export_gives_a_folder_that_transformers_reads(small_project, tmp_path):
         assert ours[model.config.id2label[index]] == pytest.approx(probability, abs=1e-4)
 
 
-def test_the_same_project_twice_gives_the_same_weights(small_project, tmp_path):
-    again = write_small_project(tmp_path / "again")
-    wyrmling("train", "--project", again, "--quiet")
-    assert weights(again) == weights(small_project)
-
-
 def test_promote_and_rollback(changed):
     copy, _ = changed
     versions = ask_here("models", "list", "--project", copy)["models"]
     assert [v["aliases"] for v in versions] == [["previous"], ["champion"]]
-    assert ask("models", "rollback", "--project", copy)["version"] == 1
+    assert ask_here("models", "rollback", "--project", copy)["version"] == 1
     assert ask_here("models", "promote", "support-desk:2", "--project", copy)["aliases"] == ["champion"]
-
-
-def test_a_condition_that_fails_says_so_by_its_exit_code(small_project, tmp_path):
-
-    copy = tmp_path / "copy"
-    shutil.copytree(small_project, copy)
-    failed = wyrmling("run", "--project", copy, "--json", "--set", 'objective.accept=["accuracy < 0.01"]', check=False)
-    assert failed.returncode == 3, failed.stderr
-    assert json.loads(failed.stdout)["verdict"]["status"] == "FAIL"
-    aliases = {a for v in ask_here("models", "list", "--project", copy)["models"] for a in v["aliases"]}
-    assert "champion" in aliases

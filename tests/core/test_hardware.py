@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -70,11 +71,24 @@ def test_a_damaged_cache_is_measured_again(cache, content):
     assert hardware.rates("cpu", use_threads=1).float32 > 1e8
 
 
-def test_a_probe_on_a_busy_machine_is_repeated(cache):
+def test_a_probe_on_a_busy_machine_is_repeated_after_a_while(cache, monkeypatch):
     hardware.rates("cpu", use_threads=1)
     (file,) = cache.glob("rates-*.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"float32": 123.0, "busy": True}))
-    assert hardware.rates("cpu", use_threads=1).float32 != 123.0
+    for age, another in ((60, False), (660, True)):
+        monkeypatch.setattr(hardware, "_measured", {})
+        os.utime(file, (time.time() - age,) * 2)
+        assert (hardware.rates("cpu", use_threads=1).float32 != 123.0) is another
+    assert json.loads(file.read_text())["float32"] != 123.0
+
+
+def test_one_process_computes_with_one_answer(cache):
+    first = hardware.rates("cpu", use_threads=1)
+    (file,) = cache.glob("rates-*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"float32": 123.0, "busy": True}))
+    assert hardware.rates("cpu", use_threads=1) == first
+    file.unlink()
+    assert hardware.rates("cpu", use_threads=1) == first
 
 
 @pytest.mark.parametrize(("bfloat16", "chosen"), [(50e9, "float32"), (110e9, "float32"), (200e9, "bfloat16")])

@@ -165,6 +165,20 @@ def test_a_missing_file_an_empty_file_and_an_empty_folder_are_named(make_project
     assert "h.csv: the file holds no record" in only_header.what
 
 
+@pytest.mark.parametrize("path", [".", "*", "**/*"])
+def test_what_wyrmling_keeps_in_the_project_is_no_data(make_project: MakeProject, examples: Any, path: str) -> None:
+    project = make_project({"notes/runs.txt": "Some text.", "runs.md": "More."}, SOURCE.format(path))
+    first = run.run(project)
+    (project.root / "wyrmling.db").write_bytes(b"SQLite format 3")
+    again = run.run(project)
+    assert again.reused and again.path == first.path
+    assert {row["origin"] for row in examples(again)} == {"runs.md", "notes/runs.txt"} - (
+        {"notes/runs.txt"} if path == "*" else set()
+    )
+    named = run.run(make_project({"runs/feedback/said.txt": "Named."}, SOURCE.format("runs/feedback")))
+    assert [row["origin"] for row in examples(named)] == ["runs/feedback/said.txt"]
+
+
 def test_a_csv_without_the_named_column_names_it_and_the_nearest(make_project: MakeProject) -> None:
     error = refused(make_project, {"t.csv": TICKETS}, SOURCE.format("t.csv") + 'text = "mesage"', task="classify")
     assert error.what == "there is no column 'mesage'"

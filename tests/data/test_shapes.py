@@ -183,7 +183,10 @@ def test_what_the_names_of_columns_were_taken_for_is_said_and_named_columns_are_
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     find_shape("a", Source(path="a.csv"), ["Text", "category", "id"], "a.csv")
-    assert 'a.csv: by the names of the columns, text = "Text", label = "category"' in capsys.readouterr().err
+    said = 'a.csv: by the names of the columns, text = "Text", label = "category"; not used: "id"\n'
+    assert capsys.readouterr().err == said
+    find_shape("a", Source(path="a.csv", keep=("team",)), ["text", "team", *"abcdefg"], "a.csv")
+    assert capsys.readouterr().err.endswith('text = "text"; not used: "a", "b", "c", "d", "e" and 2 more\n')
     find_shape("a", Source(path="a.csv"), ["question", "answer", "system"], "a.csv")
     assert 'prompt = "question", response = "answer", system = "system"' in capsys.readouterr().err
     find_shape("a", Source(path="a.csv", text="Text"), ["Text", "category"], "a.csv")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shell import ask, write_small_project, wyrmling
+from shell import ask_here, here, write_small_project
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.core.errors import BadSetting, UsageError
@@ -120,10 +120,10 @@ def test_the_table_as_text_markdown_and_a_page_without_script(whole: tuple[ladde
 
 def test_the_verb_prints_the_table_and_json(folder: Path, whole: object) -> None:
     options = [x for setting in QUICK for x in ("--set", setting)]
-    document = ask("ladder", "--project", folder, "--rungs", "majority,tfidf", *options)
+    document = ask_here("ladder", "--project", folder, "--rungs", "majority,tfidf", *options)
     assert [one["name"] for one in document["rungs"]] == ["majority", "tfidf"] and Path(document["report"]).is_file()
-    failed = wyrmling("ladder", "--project", folder, "--rungs", "nonsense", check=False)
-    assert failed.returncode == 2 and "the rungs are: majority, tfidf" in failed.stderr
+    failed = here("ladder", "--project", folder, "--rungs", "nonsense", check=False)
+    assert failed.exit_code == 2 and "the rungs are: majority, tfidf" in failed.stderr
 
 
 # ---- which one to use ----

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shell import ask, wyrmling
+from shell import ask_here, here
 from wyrmling import config
 from wyrmling.config import Project
 from wyrmling.core.errors import BadSetting, UsageError
@@ -151,20 +151,20 @@ def test_what_can_not_be_restored_leaves_the_file_alone(folder: Path) -> None:
 
 
 def test_the_command_line_has_one_word_for_all_of_it(folder: Path) -> None:
-    plan: dict[str, Any] = ask("data", "--project", folder, "--dry-run")
+    plan: dict[str, Any] = ask_here("data", "--project", folder, "--dry-run")
     assert plan["examples"]["words"]
-    made = ask("data", "--project", folder)
+    made = ask_here("data", "--project", folder)
     assert set(made) == {"read", "kept", "dropped", "errors", "by_rule", "artifact", "reused"}
-    changed = ask("data", "--project", folder, "--set", "data.clean.profile=table")
-    found = ask("data", "diff", "--project", folder, Path(made["artifact"]).name, Path(changed["artifact"]).name)
+    changed = ask_here("data", "--project", folder, "--set", "data.clean.profile=table")
+    found = ask_here("data", "diff", "--project", folder, Path(made["artifact"]).name, Path(changed["artifact"]).name)
     assert found["settings"] == {"data.clean.profile": ["manuals", "table"]}
-    assert ask("data", "why", "tickets.csv:5", "--project", folder)["rows"][0]["rule"] == "exact_duplicate"
-    assert ask("data", "restore", "words", "--project", folder)["restored"] == 1
-    misplaced = wyrmling("data", "--project", folder, "why", "tickets.csv:42", check=False)
-    assert misplaced.returncode == 2
+    assert ask_here("data", "why", "tickets.csv:5", "--project", folder)["rows"][0]["rule"] == "exact_duplicate"
+    assert ask_here("data", "restore", "words", "--project", folder)["restored"] == 1
+    misplaced = here("data", "--project", folder, "why", "tickets.csv:42", check=False)
+    assert misplaced.exit_code == 2
     assert "after the word why" in misplaced.stderr
-    wrong = wyrmling("data", "why", "nothing", "--project", folder, "--json", check=False)
-    assert wrong.returncode == 2
+    wrong = here("data", "why", "nothing", "--project", folder, "--json", check=False)
+    assert wrong.exit_code == 2
     assert "no row" in json.loads(wrong.stdout)["error"]["message"]
 
 

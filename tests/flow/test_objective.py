@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shell import ask, write_small_project, wyrmling
+from shell import ask_here, here, write_small_project
 from wyrmling import config
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.flow import objective
@@ -71,7 +71,7 @@ def test_too_few_rows_alone_exit_with_4(folder: Path) -> None:
 
 
 def test_no_model_is_made_and_the_document_is_json(folder: Path) -> None:
-    document = ask("objective", "check", "--project", folder)
+    document = ask_here("objective", "check", "--project", folder)
     assert document["accept"][0]["outlook"] == "can pass"
     assert document["exit_code"] == 0 and len(document["objective"]) == 64
     assert not (folder / "runs" / "train").exists()
@@ -107,4 +107,4 @@ def test_without_test_rows_it_is_an_error(folder: Path) -> None:
 
 
 def test_help_names_the_verb() -> None:
-    assert "check" in wyrmling("objective", "--help").stdout
+    assert "check" in here("objective", "--help").stdout

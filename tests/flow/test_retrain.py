@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shell import EXAMPLES, INTENTS, ask, ask_here, here, served
+from shell import EXAMPLES, INTENTS, ask_here, here, served
 from wyrmling import config
 from wyrmling.core.errors import UsageError
 from wyrmling.core.reviews import Reviews
@@ -101,7 +101,7 @@ def test_corrections_over_http_become_the_champion_and_one_command_goes_back(fol
 
         asker = threading.Thread(target=keep_asking)
         asker.start()
-        found = ask("retrain", "--project", folder)
+        found = ask_here("retrain", "--project", folder)
         assert found["verdict"] == "PROMOTE", found
         assert found["model"] == "support-desk:2" and found["aliases"] == ["champion"]
         assert found["feedback"]["examples"] + found["feedback"]["regression"] == 60
@@ -113,11 +113,12 @@ def test_corrections_over_http_become_the_champion_and_one_command_goes_back(fol
             "contamination",
         }
         eventually(address, 2)
-        assert ask("models", "rollback", "--project", folder)["version"] == 1
+        assert ask_here("models", "rollback", "--project", folder)["version"] == 1
         eventually(address, 1)
         stop.set()
         asker.join()
         assert failures == []
+        post(address, "/v1/classify", {"model": "support-desk", "input": "where is my card"})
 
     # The same again changes nothing: the decision was taken, and a person went back since.
     again = here("retrain", "--project", folder)

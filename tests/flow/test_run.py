@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from shell import ask, wyrmling
+from shell import ask_here, here
 from wyrmling import config
 from wyrmling.flow import facts, rungs
 
@@ -35,7 +35,7 @@ def test_a_second_run_finds_everything_and_imports_no_torch(project):
 
 
 def test_the_document_has_one_entry_per_stage_the_verdict_and_the_figures(project):
-    document = ask("run", "--project", project, "--quiet")
+    document = ask_here("run", "--project", project, "--quiet")
     assert list(reused(document)) == [
         ("data", "support-desk"),
         ("tokenizer", "support-desk"),
@@ -57,13 +57,13 @@ def test_the_document_has_one_entry_per_stage_the_verdict_and_the_figures(projec
 
 
 def test_the_text_is_the_summary_table(project):
-    text = wyrmling("run", "--project", project, "--quiet").stdout
+    text = here("run", "--project", project, "--quiet").stdout
     for part in ("rows", "trained on", "macro_f1", "tfidf", "minutes", "Wh", "peak memory", "PASS", "report.html"):
         assert part in text
 
 
 def test_a_changed_condition_reruns_only_the_evaluation_and_may_refuse(project):
-    done = wyrmling(
+    done = here(
         "run",
         "--project",
         project,
@@ -74,13 +74,13 @@ def test_a_changed_condition_reruns_only_the_evaluation_and_may_refuse(project):
         check=False,
     )
     document = json.loads(done.stdout)
-    assert done.returncode == 3
+    assert done.exit_code == 3
     assert [stage for stage, was in reused(document).items() if not was] == [
         ("evaluate", "support-desk"),
         ("gate", "support-desk"),
     ]
     assert document["verdict"]["status"] == "FAIL"
-    champion = next(m for m in ask("models", "--project", project)["models"] if "champion" in m["aliases"])
+    champion = next(m for m in ask_here("models", "--project", project)["models"] if "champion" in m["aliases"])
     assert champion["version"] == 1
 
 
@@ -111,31 +111,31 @@ def test_a_plan_after_a_run_counts_exactly_and_names_a_baseline_that_is_enough(p
 
 
 def test_an_export_is_the_model_and_is_never_written_over_something(project, tmp_path):
-    made = ask("export", "--project", project, "--model", "support-desk", "--to", "hf", "--out", tmp_path / "out")
-    trained = ask("models", "--project", project)["models"][0]["path"]
+    made = ask_here("export", "--project", project, "--model", "support-desk", "--to", "hf", "--out", tmp_path / "out")
+    trained = ask_here("models", "--project", project)["models"][0]["path"]
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_bytes() == (project / trained / name).read_bytes()
     assert made["bytes"] > 0
-    again = wyrmling("export", "--project", project, "--model", "support-desk", "--out", tmp_path / "out", check=False)
-    assert again.returncode == 2 and "not empty" in again.stderr
+    again = here("export", "--project", project, "--model", "support-desk", "--out", tmp_path / "out", check=False)
+    assert again.exit_code == 2 and "not empty" in again.stderr
 
 
 def test_an_export_of_changed_weights_is_refused_and_leaves_nothing(project, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    folder = project / ask("models", "--project", project)["models"][0]["path"]
+    folder = project / ask_here("models", "--project", project)["models"][0]["path"]
     tensors = load_file(folder / "model.safetensors")
     # Not the embedding: a norm follows it, and takes any factor out again.
     name = next(key for key in tensors if "mlp" in key and tensors[key].ndim == 2)
     save_file(tensors | {name: tensors[name] * 1.5}, folder / "model.safetensors", metadata={"format": "pt"})
-    done = wyrmling("export", "--project", project, "--model", folder, "--out", tmp_path / "out", check=False)
-    assert done.returncode == 3
+    done = here("export", "--project", project, "--model", folder, "--out", tmp_path / "out", check=False)
+    assert done.exit_code == 3
     assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["support-desk"]
 
 
 def test_an_unknown_export_format_names_the_known_ones(project, tmp_path):
-    done = wyrmling(
+    done = here(
         "export", "--project", project, "--model", "support-desk", "--to", "tar", "--out", tmp_path / "x", check=False
     )
-    assert done.returncode == 2 and "hf" in done.stderr
+    assert done.exit_code == 2 and "hf" in done.stderr

@@ -8,7 +8,7 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from shell import ask, wyrmling
+from shell import ask_here, here
 from wyrmling import config
 from wyrmling.core import artifact, steps
 from wyrmling.core.errors import UsageError
@@ -33,7 +33,10 @@ def test_every_training_is_listed_with_the_figures_of_its_artifact(project):
 
 
 def test_the_verb_lists_by_default_and_is_json(small_project):
-    assert ask("runs", "--project", small_project)["runs"] == ask("runs", "list", "--project", small_project)["runs"]
+    assert (
+        ask_here("runs", "--project", small_project)["runs"]
+        == ask_here("runs", "list", "--project", small_project)["runs"]
+    )
 
 
 def test_a_training_that_goes_on_or_was_cut_off_is_listed_too(project, tmp_path):
@@ -61,7 +64,7 @@ def test_two_trainings_are_compared_by_what_differs(project):
 def test_losses_become_a_picture_that_other_software_reads(small_project, project, tmp_path):
     drawn = {}
     for name, runs_ in (("one.png", ["tune"]), ("all.png", []), ("all.pdf", [])):
-        said = ask("runs", "plot", *runs_, "--out", tmp_path / name, "--project", small_project)
+        said = ask_here("runs", "plot", *runs_, "--out", tmp_path / name, "--project", small_project)
         drawn[name] = said["runs"]
     assert [len(one) for one in drawn.values()] == [1, 2, 2]
     pixels = {}
@@ -127,4 +130,4 @@ def test_the_summary_says_the_energy_of_each_stage_and_of_a_thousand_tokens(proj
     table = summary.table(artifacts[0], artifacts[1], made, artifacts[2])
     assert "train tune" in table and "mWh per 1,000 tokens" in table
     assert "estimated" in table or "rapl" in table
-    assert "mWh per 1,000 tokens" in wyrmling("train", "--project", small_project, "--quiet").stdout
+    assert "mWh per 1,000 tokens" in here("train", "--project", small_project, "--quiet").stdout

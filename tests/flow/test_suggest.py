@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shell import ask
+from shell import ask_here
 from wyrmling import config
 from wyrmling.core.errors import UsageError
 from wyrmling.flow import suggest
@@ -105,7 +105,7 @@ def test_nothing_left_is_an_error(project: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_verb_prints_one_document(project: Any) -> None:
-    document = ask("models", "suggest", "--permissive", "--project", project().root)
+    document = ask_here("models", "suggest", "--permissive", "--project", project().root)
     first = document["models"][0]
     assert document["table"] == suggest.table()[0]
     assert {

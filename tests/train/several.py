@@ -1,7 +1,9 @@
 """Several processes that train a tiny model in every way, and write down how it went; for test_parallel.py.
 
-python several.py train OUT 4      every way to spread it; some leave a checkpoint
-python several.py resume OUT 2 1   goes on from the checkpoints that another number of processes left, in two and in one
+python several.py OUT train:4 resume:2 resume:1
+
+train    every way to spread it; some leave a checkpoint
+resume   goes on from the checkpoints that another number of processes left
 
 The processes are forked from one that has imported torch, which takes longer than all the rest.
 """
@@ -219,17 +221,18 @@ def process(rank: int, world: int, port: int, what: str, out: Path) -> None:
         (out / f"{what}-{world}.json").write_text(json.dumps(told))
 
 
-def main(what: str, out: str, *worlds: str) -> None:
+def main(out: str, *parts: str) -> None:
     # Imported once, before the processes part; FSDP would import torch's compiler in each.
     for module in ("torch._dynamo", "wyrmling.train.distributed"):
         import_module(module)
     torch.set_num_threads(1)
-    for world in map(int, worlds):
+    for part in parts:
+        what, world = part.split(":")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        arguments = (world, port, what, Path(out))
-        torch.multiprocessing.start_processes(process, arguments, nprocs=world, start_method="fork")
+        arguments = (int(world), port, what, Path(out))
+        torch.multiprocessing.start_processes(process, arguments, nprocs=int(world), start_method="fork")
 
 
 if __name__ == "__main__":

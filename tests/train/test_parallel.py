@@ -59,8 +59,7 @@ def in_one(way: Way) -> Way:
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """What four processes wrote down, and what two, and one in which FSDP cuts nothing, made of their checkpoints."""
     out = tmp_path_factory.mktemp("ranks")
-    started("train", out, 4)
-    started("resume", out, 2, 1)
+    started(out, "train:4", "resume:2", "resume:1")
     names = ("train-4", "resume-2", "resume-1")
     return out, {name: json.loads((out / f"{name}.json").read_text()) for name in names}
 

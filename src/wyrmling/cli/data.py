@@ -10,7 +10,7 @@ from wyrmling.cli.verb import Answer, DebugOption, JsonOption, ProjectOption, Qu
 from wyrmling.core.errors import UsageError
 
 data_app = typer.Typer(
-    help="Read, clean, de-duplicate, mask and split the sources; and ask what became of a row.",
+    help="Read, clean, de-duplicate, mask and split the sources. The commands ask what became of a row.",
     invoke_without_command=True,
 )
 
@@ -80,7 +80,7 @@ def diff(
 def restore(
     project: Any, rule: Annotated[str, typer.Argument(help="The rule, as by_rule names it, such as near_duplicate.")]
 ) -> Answer:
-    """Let a rule drop no row any more: writes data.clean.restore and runs the stage again."""
+    """Let a rule drop no row any more. Writes data.clean.restore and runs the stage again."""
     from wyrmling.flow import ledger
 
     return Answer(*ledger.restore(project, rule))
@@ -96,7 +96,7 @@ def tokenizer(
         int, typer.Option(min=0, metavar="N", help="Print the first N rows of each kind, what is learned marked.")
     ] = 0,
 ) -> Answer:
-    """Train the tokenizer on the training text, or take that of the base, and encode every row."""
+    """Train the tokenizer, or take the base's, and encode every row."""
     from wyrmling.flow import stages
 
     if (to is None) != (out is None):

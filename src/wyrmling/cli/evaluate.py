@@ -21,7 +21,7 @@ def evaluate(
     ] = None,
     spend: SpendOption = None,
 ) -> Answer:
-    """Score a model on held-out rows beside the cheap baselines, with intervals and a verdict."""
+    """Score a model and the cheap baselines on held-out rows. Gives intervals and a verdict."""
     from wyrmling.flow import stages
 
     return Answer(*stages.evaluate_answer(stages.evaluate(project, model, test, against, quantize, spend)))
@@ -39,7 +39,7 @@ def ladder(
         typer.Option(min=0, metavar="USD", help="Consent to send test rows to evaluate.remote.url and pay this much."),
     ] = None,
 ) -> Answer:
-    """Every way to answer, from a guess to full training, on the same test rows; and which to use."""
+    """Compare every way to answer, from a guess to full training. On the same test rows; says which to use."""
     from wyrmling.flow import ladder as ladders
 
     asked = None if rungs is None else [name.strip() for name in rungs.split(",") if name.strip()]
@@ -54,7 +54,7 @@ def risks(
     only: Annotated[str | None, typer.Option(help="Only these measures, such as verbatim,pii_leak.")] = None,
     plant: Annotated[Path | None, typer.Option(help="Write a file of secrets to plant in the training data.")] = None,
 ) -> Answer:
-    """What a model may do wrong beside its task: leak, insult, copy, forget, treat names unequally, refuse."""
+    """What a model may do wrong beside its task. Leaks, insults, copies, forgets, treats names unequally, refuses?"""
     from wyrmling.flow import risks as examining
 
     if plant is not None:
@@ -77,7 +77,7 @@ def judge(
         typer.Option(min=0, metavar="USD", help="Consent to send test rows to evaluate.judge.url and pay this much."),
     ] = None,
 ) -> Answer:
-    """Another model's word on written answers: a score, or the better of two; and whether people agree with it."""
+    """Another model's word on written answers. A score, or the better of two; and whether people agree with it."""
     from wyrmling.flow import judge as judging
 
     return Answer(*judging.run(project, model, against, human, spend))
@@ -97,7 +97,7 @@ def suite(
     run_code: Annotated[bool, typer.Option("--run-code", help="Programs that the model writes may be run.")] = False,
     out: Annotated[Path | None, typer.Option(help="A JSON file for every answer.")] = None,
 ) -> Answer:
-    """Score a model on a standard suite: BLiMP, GSM8K, HumanEval, TruthfulQA, LAMBADA, BBH, or one of your own."""
+    """Score a model on a standard suite, or one of your own. BLiMP, GSM8K, HumanEval, TruthfulQA, LAMBADA, BBH."""
     from wyrmling.flow import models
     from wyrmling.flow import suite as suites
 

@@ -35,7 +35,7 @@ def retrain(
     poll: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 60.0,
     every: Annotated[str | None, typer.Option(help="Also after this time: 12h, 7d, 4w.")] = None,
 ) -> Answer:
-    """Accepted feedback becomes the next model: PROMOTE, HOLD or INCONCLUSIVE against the champion."""
+    """Train the next model from accepted feedback. The gate says PROMOTE, HOLD or INCONCLUSIVE against the champion."""
     from wyrmling.flow import retrain as again
     from wyrmling.flow import watch as looking
 
@@ -160,7 +160,7 @@ def rate(
 @feedback_app.command()
 @verb
 def collect(project: Any) -> Answer:
-    """Write accepted feedback as files to learn from, as `wyrmling retrain` does first."""
+    """Write accepted feedback as files to learn from. `wyrmling retrain` does so first."""
     from wyrmling.flow import feedback
 
     return Answer(*feedback.collected(project))
@@ -172,7 +172,7 @@ def drift(
     project: Any,
     replay: Annotated[bool, typer.Option("--replay", help="Also score the champion again on its test rows.")] = False,
 ) -> Answer:
-    """Has what people ask, or how well it is answered, changed? Alarms go to feedback.webhook; exit 3 with one."""
+    """Look whether questions or the quality of answers changed. Alarms go to feedback.webhook; exit 3 with one."""
     from wyrmling.flow import drift as looking
 
     return Answer(*looking.look(project, replay=replay))
@@ -183,7 +183,7 @@ def drift(
 def forget(
     project: Any, user: Annotated[str, typer.Option("--user", help="The end user, or the id of an API key.")]
 ) -> Answer:
-    """Erase what a person asked and said, also from what was made of it."""
+    """Erase what a person asked and said. Also from what was made of it."""
     from wyrmling.flow import feedback
 
     return Answer(*feedback.forget(project, user))

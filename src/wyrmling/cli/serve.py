@@ -27,7 +27,7 @@ def serve(
     home: Any,
     model: ModelOption,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: serve.host.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: serve.port.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: serve.port.", min=0, max=65535)] = None,
     quantize: QuantizeOption = None,
     adapter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Serve a LoRA adapter beside it; repeatable.")
@@ -109,14 +109,18 @@ def chat(
 def _texts(text: str | None, file: Path | None) -> list[str]:
     """The texts of a one-shot question: the argument, or one per line of a file (- is stdin)."""
     if (text is None) == (file is None):
-        raise UsageError("give either TEXT or --file FILE")
+        raise UsageError(
+            "give either a text or --file FILE", fix='for example: wyrmling classify --model NAME "some text"'
+        )
     if text is not None:
         return [text]
     assert file is not None
     try:
         content = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read {file}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text", fix="save it as UTF-8, one text per line") from error
+    except OSError as error:
+        raise UsageError(f"can't read {file}: {error.strerror}", fix="name a file with one text per line") from error
     return [line for line in content.splitlines() if line.strip()]
 
 
@@ -176,7 +180,7 @@ def export(
         Quantize | None, typer.Option(help="Round the weights: int8 or 4bit for gguf, int8-dynamic for onnx.")
     ] = None,
 ) -> Answer:
-    """Write a model for other tools, after checking that it still gives the trained answers."""
+    """Write a model for other tools. Checks first that it still gives the trained answers."""
     from wyrmling.flow import export as exporting
     from wyrmling.flow import models
 
@@ -203,7 +207,7 @@ def suggest(
     permissive: Annotated[bool, typer.Option("--permissive", help="Only licences without limits on use.")] = False,
     language: Annotated[str | None, typer.Option(help="Only models for this language, such as de.")] = None,
 ) -> Answer:
-    """Known open models to start from, by licence, memory, time and money on this machine; makes no network call."""
+    """Known open models to start from. By licence, memory, time and money on this machine; makes no network call."""
     from wyrmling.flow import suggest as suggesting
 
     return Answer(*suggesting.answer(project, permissive=permissive, language=language))
@@ -214,7 +218,7 @@ def suggest(
 def promote(
     project: Any, name: Annotated[str, typer.Argument(help="The model: NAME:VERSION or NAME:challenger.")]
 ) -> Answer:
-    """Make a version the champion; the old champion becomes the previous one."""
+    """Make a version the champion. The old champion becomes the previous one."""
     from wyrmling.flow import models
 
     return Answer(*models.promote(project, name))
@@ -234,7 +238,7 @@ def rollback(
 @models_app.command()
 @verb
 def canary(project: Any) -> Answer:
-    """Judge the challenger that answers a share of the requests: promote it, withdraw it, or wait."""
+    """Judge the challenger that answers a share of the requests. Promotes it, withdraws it, or waits."""
     from wyrmling.flow import canary as trial
 
     return Answer(*trial.judge(project))

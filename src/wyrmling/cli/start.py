@@ -26,7 +26,7 @@ def init(
         typer.Option("--from", help="Data files, or a YAML of LLaMA-Factory, Axolotl or TRL; settings are proposed."),
     ] = None,
 ) -> Answer:
-    """Make a project folder: a shipped example, or a start from your own files."""
+    """Make a project folder, from an example or your own files."""
     from wyrmling.flow import init as start
 
     made = start.init(folder, example=example, source=source)
@@ -67,7 +67,7 @@ def plan(
         typer.Option("--simulate", help="Count the memory of training with tensors that have sizes but no values."),
     ] = False,
 ) -> Answer:
-    """Before anything runs: what is derived and why, and what it will cost."""
+    """What will be derived and why, and what it will cost. Trains nothing."""
     from wyrmling.flow import plan as planning
     from wyrmling.flow import records, remote_plan
 
@@ -83,7 +83,7 @@ def plan(
 @objective_app.command()
 @verb
 def check(project: Any) -> Answer:
-    """Before training: can the conditions be shown with these test rows, does the budget hold, is a baseline enough?"""
+    """Look whether the conditions can be met. Asks test rows, budget and cheap baselines, before training."""
     from wyrmling.flow import objective
 
     found = objective.check(project)

@@ -45,7 +45,10 @@ def launch(
     ] = None,
     restarts: Annotated[int, typer.Option(help="Start again after a process died, at most so often.", min=0)] = 0,
 ) -> Answer:
-    """Train in several processes, on one node or many: wyrmling launch --processes 8 train --project DIR."""
+    """Train in several processes, on one node or many.
+
+    For example: wyrmling launch --processes 8 train --project DIR
+    """
     from wyrmling.flow import launching
 
     place = launching.nodes(command, processes, nodes, rendezvous, node, restarts)
@@ -69,7 +72,7 @@ def tune(
     ] = False,
     step: Annotated[str | None, typer.Option(help="The [[train]] step to sweep. Default: the last.")] = None,
 ) -> Answer:
-    """Search settings by real trainings, judged on the validation rows; or sweep the learning rate."""
+    """Search settings by real trainings; or sweep the learning rate. Judged on the validation rows."""
     from wyrmling.flow import lr_sweep, search_space, tune_report
     from wyrmling.flow import tune as tuning
 
@@ -87,7 +90,7 @@ def tune(
 @runs_app.command("list")
 @verb
 def list_runs(project: Any) -> Answer:
-    """Every training with its loss, validation figure, minutes and energy; also one that goes on now."""
+    """Every training, also one that goes on now. Loss, validation figure, minutes and energy of each."""
     from wyrmling.flow import runs
 
     return Answer(*runs.listing(project))
@@ -103,7 +106,7 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A run: its folder, its id, or the step's name.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
 ) -> Answer:
-    """How two trainings differ: settings, figures, cost, and their losses on one scale."""
+    """How two trainings differ. Settings, figures, cost, and their losses on one scale."""
     from wyrmling.flow import runs
 
     return Answer(*runs.compare(project, first, second))

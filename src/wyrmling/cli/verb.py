@@ -18,7 +18,7 @@ import typer.core
 
 from wyrmling import __version__
 from wyrmling.core import ranks
-from wyrmling.core.errors import WyrmlingError
+from wyrmling.core.errors import WyrmlingError, of_system
 
 # As a project meets them; `wyrmling --help` lists them so.
 VERBS = [
@@ -213,7 +213,8 @@ def _finish(run: Callable[[], Answer], *, as_json: bool, quiet: bool, debug: boo
     except Exception as error:
         if debug:
             raise
-        fault = WyrmlingError(
+        refused = of_system(error) if isinstance(error, OSError) else None
+        fault = refused or WyrmlingError(
             f"this is a fault in wyrmling: {type(error).__name__}: {error}",
             fix="run the same command with --debug and report what it prints",
         )

@@ -86,6 +86,8 @@ def load(folder: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
     """
     root = folder.expanduser().resolve()
     path = root / PROJECT_FILE
+    if root.is_file():
+        raise UsageError(f"{folder} is a file", fix=f"name the folder that holds the {PROJECT_FILE}")
     if not path.is_file():
         raise UsageError(f"{path} does not exist", fix=f"make a project with: wyrmling init {folder}")
     try:

@@ -13,6 +13,8 @@ WyrmlingError            exit 1   something the message tells how to mend
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 
@@ -84,3 +86,26 @@ class Interrupted(WyrmlingError):
     """Stopped by a signal after saving; the same command goes on from there."""
 
     exit_code = 75
+
+
+# What the system may refuse that is no fault of ours, and what to do about it.
+_REMEDIES = {
+    errno.EACCES: "give this user the right to read and write there, or choose another folder",
+    errno.EPERM: "give this user the right to read and write there, or choose another folder",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOSPC: "make room on the disk; what is finished is kept, and the same command goes on from there",
+    errno.EDQUOT: "make room on the disk; what is finished is kept, and the same command goes on from there",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; correct the path, or move the file away",
+    errno.EISDIR: "this is a folder; name a file",
+    errno.EEXIST: "move the file away, or choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+}
+
+
+def of_system(error: OSError) -> WyrmlingError | None:
+    """What the operating system refused, as a message with its remedy; None for what may be a fault of wyrmling."""
+    if error.errno not in _REMEDIES or error.filename is None:
+        return None
+    path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+    return WyrmlingError(f"{path}: {error.strerror}", fix=_REMEDIES[error.errno])

@@ -32,6 +32,8 @@ BF16_GAIN = 1.2
 PROBE_VERSION = 2
 SMALL_SIZE, CPU_SIZE, GPU_SIZE = 256, 1024, 8192
 PROBE_SECONDS = 0.25
+# So long a probe that was taken on a busy machine has to do, also for other processes.
+BUSY_PROBE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Rates:
     call: float
     gain: float
     busy: bool
-    """True when other programs were using the machine meanwhile; such a probe is repeated the next time."""
+    """True when other programs were using the machine meanwhile; such a probe is repeated after ten minutes."""
 
     def of(self, dtype: Dtype) -> float:
         """FLOP/s in this arithmetic."""
@@ -178,7 +180,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wyrmling"
 
 
-# What this process measured, by the file it is kept in: on a busy machine once per process has to do.
+# What this process measured or took on a busy machine, by the file: it computes with one answer to its end.
 _measured: dict[Path, Rates] = {}
 
 
@@ -194,8 +196,10 @@ def rates(on: Device = "cpu", *, use_threads: int | None = None) -> Rates:
         kept = Rates(**json.loads(path.read_text(encoding="utf-8")))
         if not kept.busy:
             return kept
-        if path in _measured:
-            return _measured[path]
+        if time.time() - path.stat().st_mtime < BUSY_PROBE_SECONDS:
+            return _measured.setdefault(path, kept)
+    if path in _measured:
+        return _measured[path]
     measured = _measured[path] = _measure(on, count)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from wyrmling.config import PROJECT_FILE
 from wyrmling.core.errors import BadInput
 
 FIX = "correct the path; it is relative to the project folder"
@@ -21,7 +22,8 @@ class Refused(NamedTuple):
 def find_files(name: str, pattern: str, root: Path) -> tuple[list[Path], list[Refused]]:
     """The files in order of their paths, and what could not be looked into. Raises BadInput when there is neither.
 
-    Hidden files and folders (.DS_Store, .git) are the system's, not the user's: they are left out.
+    Hidden files and folders (.DS_Store, .git) are the system's, not the user's: they are left out. So is what wyrmling
+    itself keeps in the project folder, where a source is the folder that holds it.
     """
     where = f"data.sources.{name}.path = {pattern!r}"
     path = root / Path(pattern).expanduser()
@@ -46,7 +48,7 @@ def find_files(name: str, pattern: str, root: Path) -> tuple[list[Path], list[Re
             files.append(file)
         elif not file.is_dir():
             refused.append(Refused(file, _not_a_file(file)))
-    files = [file for file in files if file == path or not _hidden(file, path, root)]
+    files = [file for file in files if file == path or not (_hidden(file, path, root) or _ours(file, path, root))]
     refused = [entry for entry in refused if entry.path == path or not _hidden(entry.path, path, root)]
     if not files and not refused:
         raise BadInput(f"no file matches {pattern!r}", where=where, fix=FIX)
@@ -84,6 +86,16 @@ def _hidden(file: Path, start: Path, root: Path) -> bool:
         if file.is_relative_to(folder):
             return any(part.startswith(".") for part in file.relative_to(folder).parts)
     return file.name.startswith(".")
+
+
+def _ours(file: Path, start: Path, root: Path) -> bool:
+    """True for the project file, the database, and what is under runs/ when the search started outside of it."""
+    if not file.is_relative_to(root):
+        return False
+    first, *inner = file.relative_to(root).parts
+    if inner:
+        return first == "runs" and not start.is_relative_to(root / "runs")
+    return first == PROJECT_FILE or first.startswith("wyrmling.db")
 
 
 def relative(path: Path, root: Path) -> str:

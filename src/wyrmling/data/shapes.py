@@ -112,7 +112,11 @@ def find_shape(name: str, source: Source, columns: Sequence[str], where: str) ->
 def _told(shape: Shape, source: Source, columns: Sequence[str], where: str) -> Shape:
     if len(columns) > 1 and not any(named(source) for named in _SETTINGS.values()):
         meant = ", ".join(f'{key} = "{column}"' for key, column in shape._asdict().items() if column and key != "kind")
-        say(f"{where}: by the names of the columns, {meant}")
+        taken = {*shape[1:], *source.keep}
+        unused = [f'"{column}"' for column in columns if column not in taken]
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        left = f"; not used: {', '.join(unused[:5])}{more}" if unused else ""
+        say(f"{where}: by the names of the columns, {meant}{left}")
     return shape
 
 

@@ -232,14 +232,7 @@ def _class_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[
         outcome = ClassOutcome(labels, gold_N, predicted_N, None, resamples, clusters(rows.test))
         return Answered(outcome, {"predicted": predicted}, [])
 
-    def tfidf() -> Predict:
-        answer = baselines.tfidf(texts, named)
-        return lambda some: answer([row["text"] for row in some])
-
-    return {
-        "majority": Baseline(lambda: lambda some: baselines.majority(named, len(some)), answered),
-        "tfidf": Baseline(tfidf, answered),
-    }
+    return _guess_and_linear(texts, named, baselines.tfidf, answered)
 
 
 def _label_set_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> dict[str, Baseline]:
@@ -252,12 +245,23 @@ def _label_set_baselines(rows: Rows, labels: Sequence[str], resamples: int) -> d
         outcome = LabelSetOutcome(labels, gold_NC, said_NC, resamples, clusters(rows.test))
         return Answered(outcome, {"predicted": _label_columns(outcome)["predicted"]}, [])
 
+    return _guess_and_linear(texts, sets, baselines.tfidf_sets, answered)
+
+
+def _guess_and_linear(
+    texts: list[str],
+    wanted: list[Any],
+    fit: Callable[[list[str], list[Any]], Callable[[list[str]], Any]],
+    answered: Callable[[Any], Answered],
+) -> dict[str, Baseline]:
+    """The commonest answer, and a linear model over TF-IDF that `fit` makes of the training rows."""
+
     def tfidf() -> Predict:
-        answer = baselines.tfidf_sets(texts, sets)
+        answer = fit(texts, wanted)
         return lambda some: answer([row["text"] for row in some])
 
     return {
-        "majority": Baseline(lambda: lambda some: baselines.majority(sets, len(some)), answered),
+        "majority": Baseline(lambda: lambda some: baselines.majority(wanted, len(some)), answered),
         "tfidf": Baseline(tfidf, answered),
     }
 

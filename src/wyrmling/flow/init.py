@@ -29,12 +29,20 @@ SOURCE = """
 {lines}
 """
 
-# What rows of each kind are most likely there for.
 # Records that are read to tell the task.
 LOOKED_AT = 10_000
+# What rows of each kind are most likely there for, and what they are called.
 TASKS = {"document": "complete", "labelled": "classify", "tagged": "tag"} | dict.fromkeys(
     ("conversation", "pair", "rating"), "chat"
 )
+KINDS = {
+    "document": "texts alone",
+    "labelled": "texts with a label",
+    "tagged": "words with tags",
+    "conversation": "conversations",
+    "pair": "pairs of a better and a worse answer",
+    "rating": "rated answers",
+}
 
 EMPTY_SOURCE = 'path = "data/*"      # csv json jsonl parquet txt md html pdf conll; or url and query for a database'
 
@@ -121,7 +129,10 @@ def _from_files(path: Path, folder: Path) -> tuple[str, ...]:
         read.check_source(origin, rows)
         counts = Counter(row.kind for row in rows if row.verdict != "error")
         kind, count = counts.most_common(1)[0]
-        task, note = TASKS[kind], f"{count:,} of {len(rows):,} records are {kind}, so the task is {TASKS[kind]!r}"
+        task, note = (
+            TASKS[kind],
+            f"{count:,} of {len(rows):,} records are {KINDS[kind]}, so the task is {TASKS[kind]!r}",
+        )
     except BadInput as error:
         task, note = "complete", f"before anything else, edit {folder / config.PROJECT_FILE}: {error}"
     text = START.format(name=json.dumps(_project_name(folder)), task=json.dumps(task))

@@ -254,7 +254,7 @@ def _fits(project: Project, whole: Forecast) -> Iterator[Fit]:
         ("budget usd", budget.usd, whole.usd),
         ("budget kwh", budget.kwh, whole.kwh),
         ("budget memory_gb", budget.memory_gb, whole.memory_gb),
-        ("free memory GB", hardware.available_memory_gb() if on_cpu else None, whole.memory_gb),
+        ("free memory GB", round(hardware.available_memory_gb(), 1) if on_cpu else None, whole.memory_gb),
     )
     for name, value, ranged in limits:
         if value is not None:
