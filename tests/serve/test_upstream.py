@@ -201,7 +201,7 @@ def test_a_stream_that_breaks_off_is_an_error_and_not_a_complete_answer(tmp_path
     with broken_server(b"oh no") as url, front(url, tmp_path) as here:
         with pytest.raises(openai.InternalServerError, match="not JSON"):
             here.client().chat.completions.create(model="ours", messages=MESSAGES)
-        assert [row.finish_reason for row in here.service.store.usage()] == ["error"] * 2
+        wait_until(lambda: [row.finish_reason for row in here.service.store.usage()] == ["error"] * 2)
 
 
 def test_a_server_that_is_gone_is_unavailable_and_comes_back_by_itself(kitchen, start, tmp_path) -> None:
