@@ -74,22 +74,24 @@ def test_one_question_from_the_shell(small_project):
     assert 0 < float(probability) <= 1
 
 
-def test_serve_ask_rate(small_project):
-    with served(small_project, "support-desk") as address:
+def test_serve_ask_rate(small_project, tmp_path):
+    project = tmp_path / "support-desk"
+    shutil.copytree(small_project, project)
+    with served(project, "support-desk") as address:
         answer = post(
             f"{address}/v1/classify", {"model": "support-desk", "input": ["Where is my card?", "Top up failed"]}
         )
         assert [row["index"] for row in answer["data"]] == [0, 1]
         for row in answer["data"]:
             assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
-        shell = ask_here("classify", "--project", small_project, "--model", "support-desk", "Where is my card?")
+        shell = ask_here("classify", "--project", project, "--model", "support-desk", "Where is my card?")
         for label, probability in shell["data"][0]["probabilities"].items():
             assert answer["data"][0]["probabilities"][label] == pytest.approx(probability, abs=1e-4)
         receipt = post(f"{address}/v1/feedback", {"id": answer["id"], "rating": "up", "correction": "card_arrival"})
         assert receipt["answer_id"] == answer["id"]
     from wyrmling.core.store import Store
 
-    store = Store.open(f"sqlite:///{small_project / 'wyrmling.db'}")
+    store = Store.open(f"sqlite:///{project / 'wyrmling.db'}")
     assert store.find_usage(answer["id"]) is not None
     assert store.feedback()[0].correction == "card_arrival"
     store.close()
