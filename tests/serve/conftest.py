@@ -20,10 +20,11 @@ from wyrmling.model import probes
 from wyrmling.model.folder import About, save
 from wyrmling.model.heads import Model
 from wyrmling.model.transformer import ModelConfig, padded_vocab
-from wyrmling.serve import run
+from wyrmling.serve import run, threads
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.loaded import Found, find
 from wyrmling.serve.metrics import Metrics
+from wyrmling.serve.recorder import Recorder
 from wyrmling.serve.service import Service
 from wyrmling.serve.tracing import Tracing
 from wyrmling.serve.workshop import Workshop
@@ -43,7 +44,7 @@ TAGS = ["O", "B-person", "B-place", "I-person", "I-place"]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    torch.set_num_threads(1)
+    threads.limit(1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def running(
     metrics = Metrics(found.name)
     loaded, adapters, served = run.load_with_adapters(found, settings, Path.cwd(), "cpu")
     engine = run.new_engine(loaded, settings, metrics, adapters)
-    service = Service(loaded, engine, store, metrics, settings, watts=10.0, adapters=served)
+    service = Service(loaded, engine, store, metrics, settings, watts=10.0, recorder=Recorder(store), adapters=served)
     if project is not None:
         service = replace(service, feedback=project.settings.feedback)
         service = run.with_workshop(service, Workshop(project, store), "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 
 import openai
 import pytest
@@ -139,6 +140,8 @@ def test_once_there_is_a_key_every_route_but_health_needs_one(kitchen, start, tm
     with start(kitchen.model("teller", "next"), store=store) as server:
         assert server.client().models.list().data
         key, secret = store.create_key("laptop")
+        while server.get("/v1/models").status_code == 200:  # within a second
+            time.sleep(0.05)
         routes = [(method, path) for method, path, _ in app.ROUTES]
         assert {path for _, path in routes} == {route.path for route in server.server.config.app.app.routes}
         for method, path in routes:

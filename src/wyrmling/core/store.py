@@ -89,10 +89,23 @@ class Store:
         return sa.make_url(self.url).render_as_string(hide_password=True)
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that writes; it is undone when the block raises."""
-        with self._errors(), self._writer.begin() as connection:
-            yield connection
+    def writing(self, connection: sa.Connection | None = None) -> Iterator[sa.Connection]:
+        """A transaction that writes; it is undone when the block raises.
+
+        connection   one of `connected`; None takes one for this transaction
+        """
+        with self._errors():
+            if connection is None:
+                with self._writer.begin() as connection:
+                    yield connection
+            else:
+                with connection.begin():
+                    yield connection
+
+    def connected(self) -> sa.Connection:
+        """A connection to keep, for a thread that writes often; to be closed by it."""
+        with self._errors():
+            return self._writer.connect()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -272,10 +285,10 @@ class Store:
 
     # usage and feedback
 
-    def add_usage(self, usage: Usage) -> None:
-        """Keep one answered request."""
-        with self.writing() as connection:
-            connection.execute(_NEW_USAGE, dict(vars(usage)))
+    def add_usage(self, *answered: Usage, connection: sa.Connection | None = None) -> None:
+        """Keep answered requests, all or none. connection: see `writing`."""
+        with self.writing(connection) as writing:
+            writing.execute(_NEW_USAGE, [dict(vars(usage)) for usage in answered])
 
     def usage(
         self,

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from torch import Tensor
 
 from wyrmling.model.embed import embed
+from wyrmling.serve import threads
 from wyrmling.serve.engine import Ticket
 from wyrmling.serve.openai import MAX_INPUTS, ApiError, Harmless, TokenIds, too_long, unsupported
 from wyrmling.serve.responses import Embedding, EmbeddingList, EmbeddingUsage
@@ -70,6 +71,7 @@ async def embeddings(service: Service, request: Request) -> Response:
 
 
 def _embed(service: Service, documents: list[list[int]]) -> Tensor:
+    threads.choose(service.loaded.model.config, sum(map(len, documents)))
     with service.engine.applied(service.loaded.adapter):
         return embed(service.loaded.model, documents)
 

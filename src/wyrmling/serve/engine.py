@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.cache import Prefixes
 from wyrmling.model.generate import Decoder, Token, score
-from wyrmling.serve import labels
+from wyrmling.serve import labels, threads
 from wyrmling.serve.answers import Answer, Piece, Question
 from wyrmling.serve.loaded import Loaded
 from wyrmling.serve.metrics import Metrics
@@ -238,6 +238,7 @@ class Engine:
 
     def _score(self, ticket: Ticket, question: Question) -> None:
         started = time.monotonic()
+        threads.choose(self._loaded.model.config, len(question.prompt))
         with self.applied(question.adapter):
             scores = score(self._loaded.model, question.prompt, top_logprobs=question.top_logprobs)
         ticket.busy_seconds += time.monotonic() - started
@@ -252,6 +253,7 @@ class Engine:
             if not decoder.running:
                 continue
             started = time.monotonic()
+            threads.choose()
             with self.applied(adapter):
                 tokens = decoder.step()
             self._hand_out(adapter, tokens, time.monotonic() - started)
@@ -307,6 +309,7 @@ class Engine:
             return
         self._metrics.prompt_tokens.inc(tokens)
         started = time.monotonic()
+        threads.choose(self._loaded.model.config, tokens)
         try:
             found = labels.probabilities(self._loaded.model, [row for *_, row in chosen], several=self._loaded.several)
         except Exception:

@@ -8,13 +8,15 @@ rebinding) is refused.
 from __future__ import annotations
 
 import ipaddress
+import math
 import secrets
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Send
 from starlette.types import Scope as Connection
@@ -39,13 +41,17 @@ SCOPES: tuple[tuple[str, Scope], ...] = (
     ("/v1/", "infer"),
 )
 
-SECURITY_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-}
+# The first key closes an open server within this time.
+KEYLESS_SECONDS = 1.0
+
+# As they are sent: every answer has them.
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+]
 
 
 # What a page of an allowed site may send and read. No cookies: a key is sent by the page itself.
@@ -75,6 +81,18 @@ def check_bind(host: str, store: Store) -> None:
         )
 
 
+class Keyless:
+    """Whether no key was ever made. The database is asked once in `KEYLESS_SECONDS`, and no more once there is one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._until, self._ever = store, -math.inf, False
+
+    def __bool__(self) -> bool:
+        if not self._ever and (at := time.monotonic()) >= self._until:
+            self._ever, self._until = self._store.has_keys(), at + KEYLESS_SECONDS
+        return not self._ever
+
+
 @dataclass(frozen=True)
 class Guard:
     """ASGI middleware around the whole application.
@@ -95,6 +113,10 @@ class Guard:
     origins: frozenset[str] = frozenset()
     tracing: Tracing | None = None
 
+    @cached_property
+    def _keyless(self) -> Keyless:
+        return Keyless(self.store)
+
     def use(self, service: Any) -> None:
         """Let another service answer from the next request on."""
         self.app.state.service = service
@@ -110,10 +132,11 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answered["status"] = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = caller.request_id
-                for name, value in (SECURITY_HEADERS | allowance).items():
-                    headers.setdefault(name, value)
+                own = [(b"x-request-id", caller.request_id.encode())]
+                own += [(name.encode(), value.encode("latin-1")) for name, value in allowance.items()]
+                present = {name for name, _ in message["headers"]}
+                added = [header for header in own + SECURITY_HEADERS if header[0] not in present]
+                message["headers"] = [*message["headers"], *added]
             else:
                 answered["bytes"] += len(message.get("body", b""))
             await send(message)
@@ -176,7 +199,7 @@ class Guard:
         looked_up = scheme.lower() == "bearer" and secret.startswith(KEY_PREFIX)
         key = self.store.check_key(secret) if looked_up else None
         if key is None:
-            if self.loopback and not self.store.has_keys():
+            if self.loopback and self._keyless:
                 return None
             raise ApiError(
                 401,

@@ -104,8 +104,8 @@ async def _answer(
                     found[event.row] = event.distributions
             if len(found) == len(rows):
                 break
-        body = answer([found[index] for index in range(len(rows))])
-        await asked.record(prompt_tokens=tokens, completion_tokens=0, finish="stop", answer=body.model_dump_json())
-        return Response(body.json_bytes(), media_type="application/json")
+        body = answer([found[index] for index in range(len(rows))]).json_bytes()
+        await asked.record(prompt_tokens=tokens, completion_tokens=0, finish="stop", answer=body.decode())
+        return Response(body, media_type="application/json")
 
     return await unless_gone(request, work(), lambda: asked.abandon(prompt_tokens=tokens, completion_tokens=0))

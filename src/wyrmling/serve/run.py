@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from wyrmling.core.log import say, warn
 from wyrmling.core.store import Store
 from wyrmling.model.adapter import Adapters
 from wyrmling.model.quantize import quantize_checked
-from wyrmling.serve import tracing
+from wyrmling.serve import threads, tracing
 from wyrmling.serve.access import AccessLog
 from wyrmling.serve.adapters import put_on
 from wyrmling.serve.app import ROUTES, create_app
@@ -38,6 +39,7 @@ from wyrmling.serve.loaded import Found, Loaded, find
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.parity import load_checked
 from wyrmling.serve.pool import DRAIN_SECONDS, Engines, Member, Pool
+from wyrmling.serve.recorder import Recorder
 from wyrmling.serve.service import Service
 from wyrmling.serve.tracing import Tracing
 from wyrmling.serve.workshop import Workshop
@@ -80,12 +82,15 @@ def serve(
         say(f"{found.name}: {found.folder}, digest {found.digest[:12]}; answers checked against the trained model's")
         metrics = Metrics(found.name)
         engine = new_engine(loaded, settings, metrics, tuned)
-        service = Service(loaded, engine, store, metrics, settings, watts, meter.tariff, adapters=served)
+        service = Service(
+            loaded, engine, store, metrics, settings, watts, Recorder(store), meter.tariff, adapters=served
+        )
         if project is not None:
             service = replace(service, feedback=project.settings.feedback)
             service = with_workshop(service, Workshop(project, store), device)
         # Adapters are of one base, so with them the model stays what it was at the start.
         load = loader(service, device) if follow and not served else None
+        _stays()
         Server(service, host, listener, AccessLog(settings.access_log, folder), follow=load, traced=traced).run()
 
 
@@ -115,6 +120,7 @@ def serve_behind(
         front = replace(front, watts=machine.watts or 0.0)
         say(f"{front.name}: {front.remote} at {front.url}; what it answers can't be checked here")
         root = Path.cwd() if project is None else project.root
+        _stays()
         Server(front, host, listener, AccessLog(settings.access_log, root), traced=traced).run()
 
 
@@ -221,6 +227,7 @@ class Server(uvicorn.Server):
             for engines in self._engines:
                 engines.drain(0)
                 engines.join()
+            service.recorder.close()
             if self._traced is not None:
                 self._traced.close()
 
@@ -303,8 +310,14 @@ def _store(project: Project | None) -> Iterator[Store]:
 def _prepare(machine: Machine) -> str:
     """Set the number of threads; the device to serve on."""
     if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
+        threads.limit(machine.threads)
     return machine.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _stays() -> None:
+    """What is in memory now stays: Python would look through all of it again and again while requests wait."""
+    gc.collect()
+    gc.freeze()
 
 
 def _in_url(host: str) -> str:

@@ -34,6 +34,7 @@ from wyrmling.serve.loaded import Found, Job, Loaded
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.openai import ApiError, Harmless, Wire, model_not_found, parse
 from wyrmling.serve.pool import Member, Pool
+from wyrmling.serve.recorder import Recorder
 from wyrmling.serve.turns import Turns
 from wyrmling.serve.workshop import Workshop
 
@@ -58,6 +59,8 @@ class Front(Protocol):
     def digest(self) -> str: ...
     @property
     def store(self) -> Store: ...
+    @property
+    def recorder(self) -> Recorder: ...
     @property
     def metrics(self) -> Metrics: ...
     @property
@@ -100,6 +103,7 @@ class Service:
     """A loaded model behind its engine.
 
     watts     power of the machine under load, for the energy of an answer
+    recorder  writes the usage rows
     tariff    what that energy and the machine cost
     workshop  the project's files and fine-tuning jobs; None outside a project
     pool      the fine-tuned models in memory; None outside a project
@@ -114,6 +118,7 @@ class Service:
     metrics: Metrics
     settings: Serve
     watts: float
+    recorder: Recorder
     tariff: Tariff = field(default_factory=Tariff)
     feedback: Feedback = field(default_factory=Feedback)
     workshop: Workshop | None = None
@@ -254,10 +259,11 @@ class Asked(Generic[Fronts]):
         _ = self.facts
         limit = self.service.settings.timeout_seconds
         while (left := self.arrived + limit - time.monotonic()) > 0:
-            try:
-                yield await asyncio.wait_for(self._events.get(), min(left, patience_seconds or left))
-            except TimeoutError:
-                yield []
+            events: list[Event] = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, patience_seconds or left)):
+                    events = await self._events.get()
+            yield events
         yield [timed_out(limit)]
 
     @cached_property
@@ -270,7 +276,7 @@ class Asked(Generic[Fronts]):
     async def record(self, *, prompt_tokens: int, completion_tokens: int, finish: str, answer: str) -> None:
         """Write the usage row. Comes before the end of the answer, so that feedback finds it."""
         usage = self._usage(prompt_tokens, completion_tokens, finish, answer)
-        await run_in_threadpool(self.service.store.add_usage, usage)
+        await asyncio.wrap_future(self.service.recorder.keep(usage))
 
     def abandon(self, *, prompt_tokens: int, completion_tokens: int, finish: str = "abort") -> None:
         """Free the place of a request nobody waits for any more, and still account for it. Never waits."""
@@ -278,7 +284,7 @@ class Asked(Generic[Fronts]):
             self.service.give_up(self.ticket)
         if not self.recorded:
             usage = self._usage(prompt_tokens, completion_tokens, finish, "")
-            self._loop.run_in_executor(None, self.service.store.add_usage, usage)
+            self.service.recorder.keep(usage)
 
     def _usage(self, prompt_tokens: int, completion_tokens: int, finish: str, answer: str) -> Usage:
         service = self.service
@@ -413,10 +419,11 @@ async def unless_gone(request: Request, work: Awaitable[Response], give_up: Call
         # Nobody reads this; it only ends the request. 499 is nginx's word for it in logs.
         return Response(status_code=499)
     finally:
-        for task in (working, going):
-            task.cancel()
+        going.cancel()
+        if not working.done():
+            working.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+                await working
 
 
 async def _gone(request: Request) -> None:

@@ -28,6 +28,7 @@ from wyrmling.serve.loaded import Loaded
 from wyrmling.serve.metrics import Metrics
 from wyrmling.serve.moderations import moderations
 from wyrmling.serve.openai import ApiError, model_not_found, overloaded
+from wyrmling.serve.recorder import Recorder
 from wyrmling.serve.responses import ModelCard, ModelList
 from wyrmling.serve.service import Asked, body_of, internal_error, timed_out, unless_gone
 
@@ -99,6 +100,7 @@ class Upstream:
     store: Store
     metrics: Metrics
     settings: Serve
+    recorder: Recorder
     watts: float = 0.0
     tariff: Tariff = field(default_factory=Tariff)
     feedback: Feedback = field(default_factory=Feedback)
@@ -154,7 +156,7 @@ def connect(url: str, name: str, *, key: str | None, store: Store, metrics: Metr
     limits = httpx2.Limits(max_connections=room, max_keepalive_connections=room)
     client = httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits)
     remote = name if name in names else names[0]
-    return Upstream(name, remote, url, client, Gate(room, metrics), store, metrics, settings)
+    return Upstream(name, remote, url, client, Gate(room, metrics), store, metrics, settings, Recorder(store))
 
 
 class Kind(NamedTuple):
