@@ -29,6 +29,29 @@ def test_the_shortest_project_is_a_name_a_task_and_a_source(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("task", "steps"),
+    [
+        ("classify", ["classify"]),
+        ("tag", ["tag"]),
+        ("chat", ["sft"]),
+        ("answer", ["sft"]),
+        ("summarize", ["sft"]),
+        ("complete", ["causal"]),
+    ],
+)
+def test_a_ready_model_is_not_taught_to_read_again(tmp_path, task, steps):
+    text = SMALL.replace('"classify"', f'"{task}"')
+    scratch = config.load(write(tmp_path, text))
+    assert scratch.steps[0].objective in ("masked", "causal")
+    ready = config.load(write(tmp_path, text + '[model]\nbase = "models/ready"\n'))
+    assert [step.objective for step in ready.steps] == steps
+    changed = ready.with_settings([f"train.{ready.steps[0].name}.lr=0.01"])
+    assert [step.lr for step in changed.steps] == [0.01]
+    api = config.load(write(tmp_path, text + '[model]\nbase = "openai:gpt"\n'))
+    assert api.steps == ready.steps
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (

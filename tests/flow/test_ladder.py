@@ -100,6 +100,19 @@ def test_the_project_s_own_method_keeps_its_settings(folder: Path) -> None:
     assert ladder.with_method(own, "zero-shot").steps[-1].few_shot.examples == 0
 
 
+def test_a_head_that_is_learned_first_is_left_out_where_it_is_of_no_use(folder: Path) -> None:
+    steps = "[{name='head', objective='classify', method='probe'}, {name='tune', objective='classify'}]"
+    own = project(folder, f"train={steps}", "model.base=models/ready")
+    names = {
+        rung: [step.name for step in ladder.with_method(own, rung).steps]
+        for rung in ("probe", "zero-shot", "few-shot", "freeze", "lora", "qlora", "full")
+    }
+    assert names == {
+        "probe": ["tune"], "zero-shot": ["tune"], "few-shot": ["tune"],
+        "freeze": ["head", "tune"], "lora": ["head", "tune"], "qlora": ["head", "tune"], "full": ["head", "tune"],
+    }  # fmt: skip
+
+
 def test_wrong_names_and_conditions(folder: Path) -> None:
     with pytest.raises(UsageError, match="no rung 'prob', did you mean 'probe'"):
         ladder.run(project(folder), ["prob"])

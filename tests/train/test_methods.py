@@ -246,6 +246,10 @@ def test_a_probe_learns_labels_and_leaves_no_features_behind(small: Small, tmp_p
         (["method=lora", "lora.targets=query"], "no linear layer 'query'"),
         (["lora.rank=3"], "lora is set, but the method is 'full'"),
         (["method=lora", "freeze.layers=1"], "freeze is set, but the method is 'lora'"),
+        (
+            ["objective=preference", "label_smoothing=0.1", "preference.loss=orpo"],
+            "label_smoothing is set, but the loss orpo does not use it",
+        ),
         (["objective=sft", "r_drop=1"], "r_drop is set, but the objective is 'sft'"),
         (["method=probe", "objective=classify", "r_drop=1"], "r_drop is set, but the method probe"),
         (["objective=classify", "r_drop=1", "dropout=0"], "without dropout two passes are the same"),

@@ -182,6 +182,20 @@ def test_low_rank_corrections_learn_ten_times_faster_and_a_new_head_faster_still
     assert method("lora", lr=1e-4).lr == 1e-4
 
 
+def test_many_labels_of_a_ready_model_are_smoothed() -> None:
+    ready, own = method("full"), method("full", scratch=True)
+    assert (ready.label_smoothing, own.label_smoothing) == (0.1, 0.0)
+    assert "by heart" in ready.reasons["label_smoothing"]
+    # a head alone can't know them by heart
+    assert method("lora").label_smoothing == 0.1 and method("probe").label_smoothing == 0
+    assert method("full", label_smoothing=0.0).label_smoothing == 0
+    assert method("full", label_smoothing=0.2).label_smoothing == 0.2
+    shape, _ = sizes(BANKING77, "classify")
+    for facts in (replace(BANKING77, labels=9), replace(BANKING77, several=True)):
+        one = derive_step(settings("classify", base="b"), step("classify"), shape, facts, scratch=False, first=True)
+        assert one.label_smoothing == 0
+
+
 def test_a_low_rank_step_on_our_own_model_has_no_muon_unless_asked() -> None:
     shape, _ = sizes(BANKING77, "classify")
     for changes, expected in (({}, "adamw"), ({"optimizer": "muon"}, "muon")):
@@ -196,6 +210,11 @@ def test_a_probe_takes_large_steps_many_passes_and_no_noise() -> None:
     assert 1000 < rows < 1050
     passes = [one.steps * one.batch_tokens for one in (full, probe)]
     assert passes[1] == pytest.approx(10 * passes[0], rel=0.01)
+    shape, _ = sizes(BANKING77, "classify")
+    # transformers computes it, so nothing is stored
+    foreign, one = replace(shape, family="electra"), step("classify", method="probe")
+    slow = derive_step(settings("classify", base="b"), one, foreign, BANKING77, scratch=False, first=True)
+    assert slow.steps * slow.batch_tokens == pytest.approx(passes[0], rel=0.05)
     own, own_probe = method("full", scratch=True), method("probe", scratch=True)
     assert own_probe.token_noise == 0 < own.token_noise
     # hidden words are what the masked objective is about

@@ -16,7 +16,7 @@ from wyrmling.config.reading import parse
 from wyrmling.config.retrain import Retrain
 from wyrmling.config.section import OneOrMore, Section, Strings
 from wyrmling.config.serve import Origin, Quantize, Serve
-from wyrmling.config.settings import DEFAULT_STEPS, PROJECT_FILE, Settings, schema
+from wyrmling.config.settings import PROJECT_FILE, Settings, schema
 from wyrmling.config.tokenizer import Tokenizer
 from wyrmling.config.train import (
     FewShot,
@@ -34,7 +34,6 @@ from wyrmling.config.train import (
 from wyrmling.config.tune import Tune
 
 __all__ = [
-    "DEFAULT_STEPS",
     "PROJECT_FILE",
     "REMOTE",
     "SLICED_BY",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wyrmling.config.reading import overridden, parse
-from wyrmling.config.settings import DEFAULT_STEPS, PROJECT_FILE, Settings
+from wyrmling.config.settings import PROJECT_FILE, Settings, default_steps
 from wyrmling.config.train import TrainStep
 from wyrmling.core.energy import Meter
 from wyrmling.core.errors import BadSetting, UsageError
@@ -29,9 +29,7 @@ class Project:
     @property
     def steps(self) -> tuple[TrainStep, ...]:
         """The training steps, derived from the task when the file names none."""
-        steps = DEFAULT_STEPS[self.settings.objective.task]
-        # What is trained behind an API has read its texts.
-        return self.settings.train or (steps if self.settings.model.behind is None else steps[-1:])
+        return self.settings.train or default_steps(self.settings)
 
     def with_settings(self, overrides: Sequence[str]) -> Project:
         """The same project with `section.key=value` overrides applied. Raises UsageError for a bad one."""

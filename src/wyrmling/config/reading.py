@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from wyrmling.config.settings import DEFAULT_STEPS, Settings
+from wyrmling.config.settings import Settings, default_steps
 from wyrmling.core.errors import BadSetting, UsageError
 
 
@@ -105,7 +105,7 @@ def _override(raw: dict[str, Any], settings: Settings, text: str) -> dict[str, A
     at: Any = changed
     *path, last = key.strip().split(".")
     if path and path[0] == "train" and not changed.get("train"):
-        changed["train"] = [s.model_dump(exclude_defaults=True) for s in DEFAULT_STEPS[settings.objective.task]]
+        changed["train"] = [s.model_dump(exclude_defaults=True) for s in default_steps(settings)]
     for part in path:
         if isinstance(at, list):
             found = [item for item in at if item.get("name") == part]

@@ -64,7 +64,7 @@ class Settings(Section):
         return self
 
 
-# The steps of a project that names none, by task.
+# From random weights, by task: first to read, then the task.
 DEFAULT_STEPS: dict[str, tuple[TrainStep, ...]] = {
     "complete": (TrainStep(name="pretrain", objective="causal"),),
     "chat": (TrainStep(name="pretrain", objective="causal"), TrainStep(name="tune", objective="sft")),
@@ -73,6 +73,12 @@ DEFAULT_STEPS: dict[str, tuple[TrainStep, ...]] = {
     "classify": (TrainStep(name="pretrain", objective="masked"), TrainStep(name="tune", objective="classify")),
     "tag": (TrainStep(name="pretrain", objective="masked"), TrainStep(name="tune", objective="tag")),
 }
+
+
+def default_steps(settings: Settings) -> tuple[TrainStep, ...]:
+    """The steps of a project that names none. A ready model has learned to read, here or behind an API."""
+    steps = DEFAULT_STEPS[settings.objective.task]
+    return steps if settings.model.base == "scratch" else steps[-1:]
 
 
 def schema() -> dict[str, Any]:

@@ -144,8 +144,9 @@ class TrainStep(Section):
     """Largest gradient norm for AdamW groups; 0 switches clipping off."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Share of hidden values dropped while training. None: 0.1 for classify and tag, else 0."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target probability spread over all classes, or over all tokens (not for preference)."""
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the target probability spread over all classes, or over all tokens (of preferences only dpo). None: 0.1
+    where a ready model learns ten labels or more, else 0."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """Factors of the loss of each label or tag (classify, tag): "balanced" gives all labels the same weight in sum, a
     table names some, the others have 1. None: all rows weigh the same."""
@@ -202,6 +203,8 @@ class TrainStep(Section):
             raise ValueError("r_drop is set, but the method probe computes the hidden states once, without dropout")
         if self.r_drop and self.dropout == 0:
             raise ValueError("r_drop is set, but without dropout two passes are the same")
+        if self.label_smoothing and self.objective == "preference" and self.preference.loss != "dpo":
+            raise ValueError(f"label_smoothing is set, but the loss {self.preference.loss} does not use it")
         if sum(self.replay.values()) >= 1:
             raise ValueError("the shares of replay leave nothing for the other sources")
         if both := set(self.replay) & set(self.sources or ()):

@@ -181,6 +181,9 @@ def with_method(project: Project, rung: str) -> Project:
     other = set(_OF_THE_METHOD)
     if METHODS[method].passes != METHODS[last.method].passes:
         other |= {"epochs", "steps", "batch_tokens"}
+    if few_shot or method == "probe":
+        # A head is of no use to what shows rows, nor to what learns one itself.
+        before = [step for step in before if step.method != "probe"]
     own = {name: getattr(last, name) for name in last.model_fields_set - other}
     if few_shot:
         own = {name: value for name, value in own.items() if name in ("name", "objective", "sources")}

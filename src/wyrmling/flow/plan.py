@@ -29,6 +29,7 @@ STEP_NUMBERS = (
     "head_lr",
     "scalar_lr",
     "dropout",
+    "label_smoothing",
     "weight_decay",
 )
 SHAPE_NUMBERS = ("family", "layers", "width", "heads", "ffn", "context")

@@ -312,7 +312,7 @@ def refer(
     reference.fill(model, parts, folder, autocast, team)
 
 
-def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:
+def loss_for(step: TrainStep, store: TokenStore, rows: Array, *, label_smoothing: float) -> LossFunction:
     """The objective's function for these rows of the store."""
     weights = None
     if step.class_weights is not None:
@@ -324,7 +324,7 @@ def loss_for(step: TrainStep, store: TokenStore, rows: Array) -> LossFunction:
         weights = class_weights(step, names, counts, rows=len(rows) if several else None)
     return loss_function(
         step.objective,
-        label_smoothing=step.label_smoothing,
+        label_smoothing=label_smoothing,
         weights=weights,
         neftune=step.neftune,
         r_drop=step.r_drop,

@@ -32,6 +32,7 @@ def facts_of(project: Project, store: TokenStore) -> Facts:
         vocab_size=store.vocab_size,
         labels=len(store.labels),
         tags=len(store.tag_names),
+        several=store.several,
         threads=machine.threads or hardware.threads(),
         device=hardware.device(machine.device),
     )

@@ -112,7 +112,7 @@ def fit(job: Job, draft: Draft, meter: Meter) -> None:
             val,
             frozen,
             Pace(work),
-            loss_for(step, train, np.unique(batches.pieces.row)),
+            loss_for(step, train, np.unique(batches.pieces.row), label_smoothing=derived.label_smoothing),
             team,
         )
         # They would be held until the end: the saved state, and the moments, which the course drops when it is done.

@@ -64,7 +64,7 @@ def sweep(job: Job, *, updates: int = UPDATES) -> Sweep:
         adapters = trainable.prepare(model, step, seed=settings.seed, dtype=numerics.dtype)
         optimizer = optimizer_for(model, derived, adapters)
         batches, _ = batches_for(job, train, val, Tokenizer.load(job.tokens.path), derived, model)
-        loss = loss_for(step, train, np.unique(batches.pieces.row))
+        loss = loss_for(step, train, np.unique(batches.pieces.row), label_smoothing=derived.label_smoothing)
         curve = _Curve()
         model.train()
         with bar(f"learning rate of {step.name}", total=updates) as shown:

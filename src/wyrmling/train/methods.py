@@ -14,7 +14,7 @@ class Method:
     muon     matrices may be moved by Muon, in a model of our own
     rate     learning rate of the matrices, as a multiple; head_rate: that of the head, of labels and tags
     passes   passes over the rows, as a multiple
-    noise    tokens may be hidden while labels are learned
+    noise    tokens may be hidden, and labels smoothed, while labels are learned
     rows     rows of a step when labels are learned; None: about 128, and 20 steps per pass
     reason   why, for `wyrmling plan`
     """

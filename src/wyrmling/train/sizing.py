@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from wyrmling import config
 from wyrmling.config import OptimizerName, PreferenceLoss, Settings, TrainObjective, TrainStep
 from wyrmling.core.errors import BadSetting
+from wyrmling.model.design import FAMILIES
 from wyrmling.train.methods import METHODS
 from wyrmling.train.sizes import PRESETS, Kind, Preset, Sized, ffn_of, heads_of, sized, width_per_layer
 
@@ -31,6 +32,8 @@ KINDS: dict[TrainObjective, tuple[str, ...]] = {
 }
 # What a decoder learns.
 WRITING: tuple[TrainObjective, ...] = ("causal", "sft", "preference")
+# Labels from which on smoothing them was measured to help a ready encoder: 77 of Banking77 (benchmarks/RESULTS.md).
+MANY_LABELS = 10
 # Largest rate of a small encoder that learns labels or tags: MiniLM on Banking77 and WNUT-17 (benchmarks/RESULTS.md).
 SMALL_ENCODER_RATE = 2e-4
 # Learning rates of preferences, against those of fine-tuning: 1e-6 and 8e-6 at 1G weights (TRL's DPO and KTO; ORPO).
@@ -63,6 +66,7 @@ class Facts:
     vocab_size   tokens in the vocabulary
     labels       number of classes; 0 = no labelled rows
     tags         number of word tags; 0 = no tagged rows
+    several      a row may have several labels
     flops        float32 operations per second that a matrix product reaches here; None: not measured
     """
 
@@ -70,6 +74,7 @@ class Facts:
     vocab_size: int
     labels: int = 0
     tags: int = 0
+    several: bool = False
     threads: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
     flops: float | None = None
@@ -131,6 +136,7 @@ class Derived:
     warmup_steps: int
     decay_steps: int
     dropout: float
+    label_smoothing: float
     token_noise: float
     evaluate_every: int
     reasons: dict[str, str] = field(default_factory=dict)
@@ -300,7 +306,7 @@ def derive_step(
     micro = step.micro_batch_tokens or min(
         _micro_batch_tokens(settings, step, shape, facts, why), batch_tokens + shape.context
     )
-    steps = _steps(step, tokens, batch_tokens, why)
+    steps = _steps(step, shape, tokens, batch_tokens, why)
     dropout = _dropout(step, why)
     return Derived(
         optimizer=optimizer,
@@ -315,6 +321,7 @@ def derive_step(
         warmup_steps=_warmup_steps(step, steps, why),
         decay_steps=max(1, round(step.decay * steps)),
         dropout=dropout,
+        label_smoothing=_label_smoothing(step, facts, scratch, why),
         token_noise=_token_noise(step, scratch, why),
         evaluate_every=step.evaluate_every or max(1, math.ceil(steps / 10)),
         reasons=why,
@@ -419,7 +426,7 @@ def _micro_batch_tokens(settings: Settings, step: TrainStep, shape: Shape, facts
     return max(shape.context, int(budget / per_token))
 
 
-def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str]) -> int:
+def _steps(step: TrainStep, shape: Shape, tokens: int, batch_tokens: int, why: dict[str, str]) -> int:
     if METHODS[step.method].passes == 0:
         why["steps"] = METHODS[step.method].reason
         return 0
@@ -428,10 +435,10 @@ def _steps(step: TrainStep, tokens: int, batch_tokens: int, why: dict[str, str])
     epochs = step.epochs
     if epochs is None:
         method = METHODS[step.method]
-        epochs = _epochs(step.objective, tokens) * method.passes
-        why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens" + (
-            f": {method.reason}" if method.passes != 1 else ""
-        )
+        # Of a network that transformers computes nothing is stored: every pass runs it.
+        passes = method.passes if shape.family in FAMILIES else min(1.0, method.passes)
+        epochs = _epochs(step.objective, tokens) * passes
+        why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens" + (f": {method.reason}" if passes != 1 else "")
     return max(1, round(epochs * tokens / (batch_tokens * (1 - sum(step.replay.values())))))
 
 
@@ -461,6 +468,16 @@ def _dropout(step: TrainStep, why: dict[str, str]) -> float:
     value = 0.1 if step.objective in ("classify", "tag") else 0.0
     why["dropout"] = "few labels are soon known by heart" if value else "the text is too much to be known by heart"
     return value
+
+
+def _label_smoothing(step: TrainStep, facts: Facts, scratch: bool, why: dict[str, str]) -> float:
+    if step.label_smoothing is not None:
+        return step.label_smoothing
+    many = step.objective == "classify" and facts.labels >= MANY_LABELS and not facts.several
+    many = many and not scratch and METHODS[step.method].noise
+    if many:
+        why["label_smoothing"] = "many labels of a ready model: it soon knows its rows by heart"
+    return 0.1 if many else 0.0
 
 
 def _token_noise(step: TrainStep, scratch: bool, why: dict[str, str]) -> float:
