@@ -169,6 +169,16 @@ def test_once_there_is_a_key_every_route_but_health_needs_one(kitchen, start, tm
             server.client(secret).models.list()
 
 
+def test_an_answer_says_how_long_the_model_worked_on_it(teller) -> None:
+    answer = teller.post("/v1/completions", {"model": "teller", "prompt": "tea", "max_tokens": 4})
+    name, _, duration = answer.headers["server-timing"].partition(";dur=")
+    assert name == "model"
+    row = teller.service.store.find_usage(answer.json()["id"])
+    assert 0 < float(duration) <= row.latency_ms
+    # the energy of the record is that of the same time, at the 10 W of this server
+    assert float(duration) == pytest.approx(row.wh * 3600 / 10 * 1000, abs=0.01)
+
+
 def test_the_usage_row_is_there_before_the_answer_ends(teller, talker) -> None:
     answer = teller.client().completions.create(model="teller", prompt=["tea", "dragon"], max_tokens=4, n=2)
     row = teller.service.store.find_usage(answer.id)

@@ -65,7 +65,7 @@ async def embeddings(service: Service, request: Request) -> Response:
         usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
         answer = EmbeddingList(object="list", data=shown, model=service.name, usage=usage)
         await asked.record(prompt_tokens=tokens, completion_tokens=0, finish="stop", answer="")
-        return Response(answer.json_bytes(), media_type="application/json")
+        return asked.answered(answer.json_bytes())
 
     return await unless_gone(request, work(), lambda: asked.abandon(prompt_tokens=tokens, completion_tokens=0))
 

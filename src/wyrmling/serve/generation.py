@@ -224,7 +224,7 @@ async def _whole(job: Job) -> Response:
             break
     await job.record()
     body = job.dialect.whole(job.head, job.choices, job.usage)
-    return Response(body.json_bytes(), media_type="application/json")
+    return job.asked.answered(body.json_bytes())
 
 
 def _take(job: Job, events: Sequence[object]) -> None:

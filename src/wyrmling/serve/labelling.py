@@ -106,6 +106,6 @@ async def _answer(
                 break
         body = answer([found[index] for index in range(len(rows))]).json_bytes()
         await asked.record(prompt_tokens=tokens, completion_tokens=0, finish="stop", answer=body.decode())
-        return Response(body, media_type="application/json")
+        return asked.answered(body)
 
     return await unless_gone(request, work(), lambda: asked.abandon(prompt_tokens=tokens, completion_tokens=0))

@@ -278,6 +278,15 @@ class Asked(Generic[Fronts]):
         usage = self._usage(prompt_tokens, completion_tokens, finish, answer)
         await asyncio.wrap_future(self.service.recorder.keep(usage))
 
+    def answered(self, body: bytes) -> Response:
+        """The whole answer, with the milliseconds that the model worked on it (W3C Server Timing)."""
+        timing = f"model;dur={1000 * self._busy_seconds:.2f}"
+        return Response(body, media_type="application/json", headers={"server-timing": timing})
+
+    @property
+    def _busy_seconds(self) -> float:
+        return 0.0 if self.ticket is None else self.ticket.busy_seconds
+
     def abandon(self, *, prompt_tokens: int, completion_tokens: int, finish: str = "abort") -> None:
         """Free the place of a request nobody waits for any more, and still account for it. Never waits."""
         if self.ticket is not None:
@@ -289,7 +298,7 @@ class Asked(Generic[Fronts]):
     def _usage(self, prompt_tokens: int, completion_tokens: int, finish: str, answer: str) -> Usage:
         service = self.service
         seconds = time.monotonic() - self.arrived
-        busy_seconds = self.ticket.busy_seconds if self.ticket is not None else 0.0
+        busy_seconds = self._busy_seconds
         joules = service.watts * busy_seconds
         service.metrics.joules.inc(joules)
         service.metrics.latency.observe(seconds)
