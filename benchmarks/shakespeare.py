@@ -102,7 +102,7 @@ class Recipe:
     heads: int = 4
     context: int = 64
     batch: int = 768
-    steps: int = 295
+    steps: int = 305
     optimizer: OptimizerName = "muon"
     lr: float = 0.05
     embedding_lr: float = 0.1
