@@ -90,6 +90,17 @@ def test_the_quick_look_agrees_with_the_artifacts(folder, tmp_path):
     assert tokens[0] == pytest.approx(tokens[1], rel=0.5)
 
 
+def test_the_quick_look_sees_that_rows_may_have_several_labels(tmp_path):
+    lines = [f'"card {number} is late","card{"|late" if number % 2 else ""}"' for number in range(40)]
+    (tmp_path / "asked.csv").write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
+    source = '[data.sources.asked]\npath = "asked.csv"\ntext = "text"\nlabel = "label"\n'
+    for more, several in (("", False), ('label_separator = "|"\n', True)):
+        text = f'name = "p"\nobjective = {{ task = "classify" }}\n{source}{more}'
+        (tmp_path / config.PROJECT_FILE).write_text(text, encoding="utf-8")
+        known = facts.look(config.load(tmp_path))
+        assert (known.exact, known.facts.several, known.facts.labels) == (False, several, 2)
+
+
 def test_artifacts_of_other_settings_or_files_are_not_taken_for_current(folder, tmp_path):
     from wyrmling.data import run as data
     from wyrmling.tokenizer import run as tokenizer

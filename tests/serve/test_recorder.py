@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +17,13 @@ def row(answer_id: str) -> Usage:
 
 
 @pytest.fixture
-def store(tmp_path: Path, database_url: str) -> Store:
-    return Store.open(database_url)
+def store(database_url: str) -> Iterator[Store]:
+    store = Store.open(database_url)
+    yield store
+    store.close()
 
 
-def test_every_row_is_kept_once_in_its_order(store: Store) -> None:
+def test_every_row_is_kept_once(store: Store) -> None:
     recorder = Recorder(store)
     with ThreadPoolExecutor(8) as askers:
         kept = list(askers.map(lambda number: recorder.keep(row(f"{number:03}")), range(200)))

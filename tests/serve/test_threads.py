@@ -33,7 +33,7 @@ def test_anything_else_has_all() -> None:
     assert torch.get_num_threads() == 3
 
 
-def test_the_multiplications_are_the_weights_of_the_blocks() -> None:
+def test_the_work_of_a_token_is_the_weights_of_the_blocks() -> None:
     body = Transformer(SMALL)
     matrices = sum(p.numel() for p in body.parameters() if p.dim() > 1) - body.embedding.weight.numel()
-    assert threads.multiplications(SMALL) == pytest.approx(matrices, rel=0.01)
+    assert SMALL.body_parameters == pytest.approx(matrices, rel=0.01)

@@ -120,6 +120,7 @@ def _facts(
     vocab_size: int,
     labels: int,
     tags: int,
+    several: bool,
     scale: Mapping[str, float] | None = None,
 ) -> Facts:
     """Facts from the token counts of training rows; `scale` multiplies those of sources read in part."""
@@ -140,6 +141,7 @@ def _facts(
         vocab_size=vocab_size,
         labels=labels,
         tags=tags,
+        several=several,
         threads=machine.threads or hardware.threads(),
         device=hardware.device(machine.device),
     )
@@ -172,8 +174,9 @@ def _from_sources(project: Project, origins: Sequence[Origin]) -> Known:
             lengths[row.source, row.kind].append(_tokens(_n_bytes(row.body), 1, vocab_size))
     labels = sorted({name for row in rows if row.kind == "labelled" for name in row.names})
     tags = sorted({tag for row in rows for tag in row.tags})
+    several = any(row.labels is not None for row in rows)
     return Known(
-        facts=_facts(project, lengths, vocab_size, len(labels), len(tags), scale),
+        facts=_facts(project, lengths, vocab_size, len(labels), len(tags), several, scale),
         source="a quick look at the sources" + ("" if set(scale.values()) <= {1.0} else ", large files at their head"),
         rows=by_split.total(),
         n_bytes=n_bytes.total(),

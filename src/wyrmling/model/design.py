@@ -74,3 +74,9 @@ FAMILIES: dict[FamilyName, Design] = {
     "distilbert": BERT,
     "modernbert": Design(causal=False, norm="layer", embedding_norm=True, first_norm=False, activation="gelu"),
 }
+
+
+def body_parameters(layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ffn: int, *, gated: bool) -> int:
+    """Weights of the matrices of all blocks, which is also how many multiplications they take for a token."""
+    attention = width * head_dim * (2 * heads + 2 * kv_heads)
+    return layers * (attention + (3 if gated else 2) * width * ffn)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import Attend, Rule, Segments, needs_32_bits
-from wyrmling.model.design import FAMILIES, Design, FamilyName
+from wyrmling.model.design import FAMILIES, Design, FamilyName, body_parameters
 from wyrmling.model.feed_forward import Stacked, feed_forward
 from wyrmling.model.kernels import rms_norm
 from wyrmling.model.positions import Rope, Scaling, rotate
@@ -120,6 +120,12 @@ class ModelConfig:
     @property
     def switches(self) -> Design:
         return self.design or FAMILIES[self.family]
+
+    @property
+    def body_parameters(self) -> int:
+        """Weights of the blocks' matrices; of experts those of one."""
+        sizes = (self.layers, self.width, self.heads, self.kv_heads, self.head_dim, self.ffn)
+        return body_parameters(*sizes, gated=self.switches.gated)
 
     @property
     def causal(self) -> bool:

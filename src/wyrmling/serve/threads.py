@@ -31,10 +31,5 @@ def choose(config: ModelConfig | None = None, tokens: float = math.inf) -> None:
 
     Every thread that computes must choose, as what one has chosen is where a new one starts.
     """
-    work = math.inf if config is None else tokens * multiplications(config)
+    work = math.inf if config is None else tokens * config.body_parameters
     torch.set_num_threads(1 if work < WORTH_SHARING else _most)
-
-
-def multiplications(config: ModelConfig) -> float:
-    """Of one token in the matrices of the blocks, nearly."""
-    return config.layers * config.width * (4 * config.width + 3 * config.ffn)

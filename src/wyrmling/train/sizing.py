@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from wyrmling import config
 from wyrmling.config import OptimizerName, PreferenceLoss, Settings, TrainObjective, TrainStep
 from wyrmling.core.errors import BadSetting
-from wyrmling.model.design import FAMILIES
+from wyrmling.model.design import FAMILIES, body_parameters
 from wyrmling.train.methods import METHODS
 from wyrmling.train.sizes import PRESETS, Kind, Preset, Sized, ffn_of, heads_of, sized, width_per_layer
 
@@ -111,8 +111,8 @@ class Shape:
     @property
     def body_parameters(self) -> int:
         """Weights of the blocks' matrices."""
-        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + (3 if self.gated else 2) * self.width * self.ffn)
+        sizes = (self.layers, self.width, self.heads, self.kv_heads, self.head_dim, self.ffn)
+        return body_parameters(*sizes, gated=self.gated)
 
     @property
     def parameters(self) -> int:
@@ -474,10 +474,10 @@ def _label_smoothing(step: TrainStep, facts: Facts, scratch: bool, why: dict[str
     if step.label_smoothing is not None:
         return step.label_smoothing
     many = step.objective == "classify" and facts.labels >= MANY_LABELS and not facts.several
-    many = many and not scratch and METHODS[step.method].noise
-    if many:
-        why["label_smoothing"] = "many labels of a ready model: it soon knows its rows by heart"
-    return 0.1 if many else 0.0
+    if not many or scratch or not METHODS[step.method].noise:
+        return 0.0
+    why["label_smoothing"] = "many labels of a ready model: it soon knows its rows by heart"
+    return 0.1
 
 
 def _token_noise(step: TrainStep, scratch: bool, why: dict[str, str]) -> float:
