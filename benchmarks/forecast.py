@@ -6,8 +6,8 @@ python benchmarks/forecast.py pairs     preference (DPO) from scratch, messages 
 
 Each makes a project in a temporary folder, and calls `wyrmling plan`, the same with `--simulate` and `--calibrate`, and
 `wyrmling train` in processes of their own, as a user would. Printed are minutes and peak memory, and each forecast over
-what happened. A forecast is for a machine that does nothing else; so with one thread it is compared with the processor
-time of the run.
+what happened; with `--rounds` for each round, each from nothing, and the medians. A forecast is for a machine that does
+nothing else; so with one thread it is compared with the processor time of the run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -138,29 +139,45 @@ def compared(project: Path, *, threads: int) -> list[dict[str, Any]]:
     return rows
 
 
+HEADS = ("run", "steps", "minutes", "of a core", "closed form", "real steps")
+HEADS += ("peak GB", "closed form", "simulated", "real steps")
+
+
+def figures(row: dict[str, Any]) -> list[float]:
+    """The columns after run and steps."""
+    closed, simulated, calibrated = (row[kind] for kind in ("closed", "simulated", "calibrated"))
+    times = (row["minutes"], row["processor"], closed["minutes"], calibrated["minutes"])
+    return [*times, row["memory_gb"], closed["memory_gb"], simulated["memory_gb"], calibrated["memory_gb"]]
+
+
+def show(row: dict[str, Any], values: list[float]) -> None:
+    print(f"| {row['run']} | {row['steps']} | {' | '.join(f'{value:.2f}' for value in values)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=PROJECTS)
+    parser.add_argument("which", choices=PROJECTS, nargs="+")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder)
-        common = COMMON.format(layers=asked.layers, width=asked.width, threads=asked.threads)
-        (project / "wyrmling.toml").write_text(common + PROJECTS[asked.which])
-        if asked.which == "pairs":
-            write_pairs(project / "pairs.jsonl")
-        rows = compared(project, threads=asked.threads)
-    heads = ("run", "steps", "minutes", "of a core", "closed form", "real steps")
-    heads += ("peak GB", "closed form", "simulated", "real steps")
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for row in rows:
-        closed, simulated, calibrated = (row[kind] for kind in ("closed", "simulated", "calibrated"))
-        times = (row["minutes"], row["processor"], closed["minutes"], calibrated["minutes"])
-        memory = (row["memory_gb"], closed["memory_gb"], simulated["memory_gb"], calibrated["memory_gb"])
-        figures = " | ".join(f"{value:.2f}" for value in (*times, *memory))
-        print(f"| {row['run']} | {row['steps']} | {figures} |")
+    common = COMMON.format(layers=asked.layers, width=asked.width, threads=asked.threads)
+    print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for which in asked.which * asked.rounds:
+        with tempfile.TemporaryDirectory() as folder:
+            project = Path(folder)
+            (project / "wyrmling.toml").write_text(common + PROJECTS[which])
+            if which == "pairs":
+                write_pairs(project / "pairs.jsonl")
+            for row in compared(project, threads=asked.threads):
+                found.setdefault(row["run"], []).append(row)
+                show(row, figures(row))
+    if asked.rounds > 1:
+        print(f"medians of {asked.rounds}:")
+        for rows in found.values():
+            show(rows[0], [median(values) for values in zip(*map(figures, rows), strict=True)])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from wyrmling.core.errors import BadInput, BadSetting
 from wyrmling.model.attention import DOUBLING_LENGTH, MEASURED_WIDTH, RECTANGLE_COST, Rule, Segments, rectangle_cuts
@@ -16,6 +17,8 @@ from wyrmling.model.heads import Model, mean_pool, stacked_parts, with_head
 from wyrmling.model.transformer import padded_vocab
 
 LENGTHS = [5, 24, 9, 5, 17, 1, 23, 6]
+# One of each kind of block and of head.
+KINDS = [("bert", "classes"), ("gpt_neox", "next"), ("falcon", "next"), ("gemma2", "next"), ("olmo2", "next")]
 HEADS = [("qwen3", "next"), ("modernbert", "masked"), ("modernbert", "classes"), ("modernbert", "tags")]
 
 
@@ -69,12 +72,43 @@ def test_a_decoder_does_not_look_ahead_and_an_encoder_does(tiny):
         assert torch.equal(before, after) is not looks_ahead
 
 
-@pytest.mark.parametrize(("family", "head"), HEADS)
+@pytest.mark.parametrize(("family", "head"), HEADS + KINDS)
 def test_wanted_rows_are_those_rows_of_all(tiny, family, head):
     model = tiny.model(family, head)
     tokens, segments = tiny.flat(tiny.documents(LENGTHS)), Segments(LENGTHS)
     rows = torch.tensor([7, 2, 5])
     assert torch.allclose(model.logits(tokens, segments, rows), model.logits(tokens, segments)[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS + KINDS)
+def test_the_gradient_of_wanted_rows_is_theirs_among_all(tiny, family, head):
+    """The last block computes these rows only; nothing may be lost or counted twice on the way back."""
+    tokens, segments = tiny.flat(tiny.documents(LENGTHS)), Segments(LENGTHS)
+    rows = torch.tensor([7, 2, 5])
+
+    def gradients(wanted):
+        model = tiny.model(family, head)
+        logits = model.logits(tokens, segments, rows) if wanted else model.logits(tokens, segments)[rows]
+        logits.square().sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    few, all_of_them = gradients(True), gradients(False)
+    assert few.keys() == all_of_them.keys()
+    for name, gradient in few.items():
+        torch.testing.assert_close(gradient, all_of_them[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_block_computes_the_wanted_rows_only(tiny):
+    model, tokens, segments = tiny.model("qwen3"), tiny.flat(tiny.documents([40])), Segments([40])
+
+    def flops(rows):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.body(tokens, segments, rows)
+        return counter.get_total_flops()
+
+    last = model.body.blocks[-1]
+    spared = sum(p.numel() for part in (last.attention.out, last.ffn) for p in part.parameters())
+    assert flops(None) - flops(torch.tensor([3])) == 2 * 39 * spared
 
 
 @settings(max_examples=60, deadline=None)

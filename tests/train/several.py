@@ -126,9 +126,9 @@ class Training:
         team, optimizer, batches = self.team, self.optimizer, self.batches.step(number)
         total, targets = team.total(*accumulate(self.model, self.loss, batches, self.autocast))
         team.sum_gradients()
-        norm = average(optimizer, targets, 1.0, team.norm)
+        norm, factor = average(optimizer, targets, 1.0, team.norm)
         others = float(team.norm(optimizer.gradients(rule="muon")))
-        optimizer.step(1.0)
+        optimizer.step(1.0, factor)
         optimizer.zero_grad()
         rows = team.gathered([int(row) for batch in batches for row in batch.rows])
         return [total / targets, norm, others, *sorted(rows)]

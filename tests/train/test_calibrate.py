@@ -74,7 +74,7 @@ def test_a_run_at_an_even_pace_takes_what_a_calibration_of_it_says(small: Small)
     facts = forecast.Facts((forecast.sizing.SourceFacts("stories", "document", 40, 900, 30, 30),), vocab_size=400)
     shape = forecast.sizing.derive_model(project.settings, project.steps, facts)
     derived = derive_step(project.settings, project.steps[0], shape, facts, scratch=True, first=True)
-    even = Calibration(steps=5, start=2.0, step=0.5, look=1.0, end=3.0, whole=8.5, wh=0.85, memory_gb=0.7, grown=0.0)
+    even = Calibration(steps=5, start=2.0, step=0.5, look=1.0, end=3.0, whole=8.5, wh=0.85, memory_gb=0.7)
     # 95 steps with a look after every tenth and after the last
     said = even.run(derived)
     assert derived.evaluate_every == 10
@@ -83,12 +83,9 @@ def test_a_run_at_an_even_pace_takes_what_a_calibration_of_it_says(small: Small)
     assert said["memory_gb"] == 0.7
     # Kept waiting by others for half of its time, it takes half as long without them.
     assert replace(even, share=0.5).run(derived)["minutes"] == pytest.approx(said["minutes"] / 2)
-    # Where memory grew, it goes on growing by the same with each doubling, up to a limit; or as earlier steps let it.
-    growing = replace(even, grown=0.1)
-    more = [growing.still_to_grow(steps) for steps in (5, 10, 20, 40, 2000, 20_000)]
-    assert more[0] == 0 < more[1] and more[3] - more[2] == pytest.approx(more[2] - more[1]) and more[4] == more[5]
-    assert growing.run(derived)["memory_gb"] == pytest.approx(0.7 + growing.still_to_grow(95))
-    assert growing.run(derived, 0.9)["memory_gb"] == pytest.approx(0.7 + 0.9)
+    # A few steps that needed less memory than such work usually does have not met all shapes of batches yet.
+    assert even.run(derived, 0.6)["memory_gb"] == 0.7
+    assert even.run(derived, 0.9)["memory_gb"] == 0.9
 
 
 def test_a_brief_run_is_taken_apart_into_start_steps_look_and_end(small: Small, tmp_path: Path) -> None:

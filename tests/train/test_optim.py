@@ -1,7 +1,5 @@
 """The optimizers do the published arithmetic, and continue exactly after a restart."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -145,19 +143,32 @@ def test_a_parameter_without_gradient_is_left_alone() -> None:
 
 def test_clip_scales_to_the_bound_and_zero_means_off() -> None:
     gradients = [torch.full((3,), 3.0), torch.full((1,), 3.0)]
-    assert clip(gradients, 0.0) == pytest.approx(6.0)
+    assert clip(gradients, 0.0) == (pytest.approx(6.0), 1.0)
+    norm, factor = clip(gradients, 1.5)
+    assert norm == pytest.approx(6.0) and factor * norm == pytest.approx(1.5, rel=1e-5)
     assert float(gradients[0][0]) == 3.0
-    assert clip(gradients, 1.5) == pytest.approx(6.0)
-    assert math.sqrt(sum(float((g * g).sum()) for g in gradients)) == pytest.approx(1.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.5, 10.0])
 def test_clipping_a_sum_is_clipping_the_mean(bound: float) -> None:
     means = [torch.randn(5, 4, generator=torch.manual_seed(0)), torch.randn(7)]
-    sums = [mean * 8 for mean in means]
-    assert clip(sums, bound, count=8) == pytest.approx(clip(means, bound))
-    for ours, theirs in zip(sums, means, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    (of_sum, eighth), (of_mean, whole) = clip([mean * 8 for mean in means], bound, count=8), clip(means, bound)
+    assert of_sum == pytest.approx(of_mean) and 8 * eighth == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "sgd"])
+def test_an_update_with_a_factor_is_that_of_gradients_times_the_factor(rule: str) -> None:
+    ours, theirs = parameters(), parameters()
+    one, other = (Optimizer([Group("all", rule, p, lr=0.01, weight_decay=0.1)]) for p in (ours, theirs))
+    for step, factor in enumerate((0.25, 1.0, 3.0)):
+        set_gradients(ours, step)
+        set_gradients(theirs, step)
+        for parameter in theirs.values():
+            parameter.grad *= factor
+        one.step(0.5, factor)
+        other.step(0.5)
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -51,6 +52,11 @@ class Piece:
     def ids(self) -> Sequence[int]:
         return self.intake.ids[self.start : self.end]
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the prompt ends in it."""
+        return self.end == len(self.intake.ids)
+
     def attend(self, layer: int, rule: Rule, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor) -> Tensor:
         """Attention of the piece's tokens, (N, H, K); their keys and values join those of the prompt."""
         keys_GTK, values_GTK = self.intake.kv[:, layer]
@@ -76,12 +82,11 @@ def read(model: Model, pieces: Sequence[Piece]) -> Tensor:
         parts = zip(pieces, *(torch.split(x, sizes) for x in (q_NHK, k_NGK, v_NGK)), strict=True)
         return torch.cat([piece.attend(layer, rule, *qkv) for piece, *qkv in parts])
 
-    x_ND = model.body.layers(tokens_N, positions_N, attend)
-    ends, last = [], -1
-    for piece, size in zip(pieces, sizes, strict=True):
-        last += size
+    ends = [end - 1 for end in accumulate(sizes)]
+    wanted = [end for piece, end in zip(pieces, ends, strict=True) if piece.is_last]
+    # Where no prompt ends, one row is computed for nothing: not every kernel takes none.
+    x_RD = model.body.layers(tokens_N, positions_N, attend, torch.tensor(wanted or [0], device=device))
+    for piece in pieces:
         piece.intake.done = piece.end
-        if piece.intake.whole:
-            ends.append(last)
-    hidden_MD: Tensor = model.body.final_norm(x_ND[ends])
+    hidden_MD: Tensor = model.body.final_norm(x_RD[: len(wanted)])
     return hidden_MD

@@ -12,6 +12,7 @@ F feed-forward width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,13 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wyrmling.core.errors import BadInput, BadSetting
-from wyrmling.model.attention import Attend, Rule, Segments, needs_32_bits
+from wyrmling.model.attention import Attend, Rule, Segments, in_16_bits_on_a_cpu, needs_32_bits
 from wyrmling.model.design import FAMILIES, Design, FamilyName, body_parameters
 from wyrmling.model.feed_forward import Stacked, feed_forward
-from wyrmling.model.kernels import rms_norm
+from wyrmling.model.kernels import even_size, rms_norm
 from wyrmling.model.positions import Rope, Scaling, rotate
 from wyrmling.model.recompute import recomputed
 
+# Above this share of wanted rows the last block computes all: a choice costs passes of its own.
+FEW_ROWS = 0.8
 # Families whose files can't say how many key heads there are or how wide a head is.
 PLAIN_HEADS = ("bloom", "gpt2", "gpt_neox", "bert", "roberta", "distilbert", "modernbert")
 
@@ -220,9 +223,10 @@ class Attention(nn.Module):
         elif design.qk_norm == "whole":
             self.q_norm, self.k_norm = HeadsNorm(q, config), HeadsNorm(kv, config)
 
-    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        out_ND: Tensor = self.out(attend(self.layer, self.rule, *self.project(x_ND, rotation)).flatten(1))
-        return out_ND
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend, rows_R: Tensor | None = None) -> Tensor:
+        heads_NQ = attend(self.layer, self.rule, *self.project(x_ND, rotation)).flatten(1)
+        out_RD: Tensor = self.out(chosen(heads_NQ, rows_R))
+        return out_RD
 
     def project(self, x_ND: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, normed and turned."""
@@ -250,10 +254,18 @@ class Attention(nn.Module):
         return both_NHK
 
 
+def chosen(x_ND: Tensor, rows_R: Tensor | None) -> Tensor:
+    """The wanted rows, (R, D); all when none are named."""
+    return x_ND if rows_R is None else x_ND.index_select(0, rows_R)
+
+
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each added to the stream.
 
     The norms stand before (pre), after (output) or on both sides (sandwich) of what is added.
+
+    `rows_R` are the rows of which the output is wanted, in this order; None: all. The others serve as keys and values
+    only.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -273,10 +285,10 @@ class Block(nn.Module):
     def _norm(config: ModelConfig, present: bool) -> nn.Module:
         return Norm(config.width, config) if present else nn.Identity()
 
-    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        attended_ND = self.attention(self.attention_norm(x_ND), rotation, attend)
-        x_ND = x_ND + self.drop(self.attention_out_norm(attended_ND))
-        return x_ND + self.drop(self.feed(x_ND))
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend, rows_R: Tensor | None = None) -> Tensor:
+        attended_RD = self.attention(self.attention_norm(x_ND), rotation, attend, rows_R)
+        x_RD = chosen(x_ND, rows_R) + self.drop(self.attention_out_norm(attended_RD))
+        return x_RD + self.drop(self.feed(x_RD))
 
     def feed(self, x_ND: Tensor) -> Tensor:
         """What the feed-forward half adds."""
@@ -290,19 +302,20 @@ class Block(nn.Module):
 class ParallelBlock(Block):
     """Attention and feed-forward read the same stream; both are added at once (GPT-J, PaLM, Falcon, Pythia)."""
 
-    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        normed_ND = self.attention_norm(x_ND)
-        for_ffn_ND = normed_ND if isinstance(self.ffn_norm, nn.Identity) else x_ND
-        return x_ND + self.drop(self.attention(normed_ND, rotation, attend)) + self.drop(self.feed(for_ffn_ND))
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend, rows_R: Tensor | None = None) -> Tensor:
+        normed_ND, x_RD = self.attention_norm(x_ND), chosen(x_ND, rows_R)
+        for_ffn_RD = chosen(normed_ND, rows_R) if isinstance(self.ffn_norm, nn.Identity) else x_RD
+        return x_RD + self.drop(self.attention(normed_ND, rotation, attend, rows_R)) + self.drop(self.feed(for_ffn_RD))
 
 
 class PostNormBlock(Block):
     """Each norm is over the stream after the sum, as in the first transformers (BERT)."""
 
-    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        x_ND = self.attention_norm(x_ND + self.drop(self.attention(x_ND, rotation, attend)))
-        out_ND: Tensor = self.ffn_norm(x_ND + self.drop(self.feed(x_ND)))
-        return out_ND
+    def forward(self, x_ND: Tensor, rotation: Rotation, attend: Attend, rows_R: Tensor | None = None) -> Tensor:
+        attended_RD = self.attention(x_ND, rotation, attend, rows_R)
+        x_RD = self.attention_norm(chosen(x_ND, rows_R) + self.drop(attended_RD))
+        out_RD: Tensor = self.ffn_norm(x_RD + self.drop(self.feed(x_RD)))
+        return out_RD
 
     def feed(self, x_ND: Tensor) -> Tensor:
         fed_ND: Tensor = self.ffn(x_ND)
@@ -351,18 +364,29 @@ class Transformer(nn.Module):
                 fix="shorten or split the document",
             )
         plan = segments.plan(tokens_N.device, self.config.width)
-        x_PD = self.layers(tokens_N[plan.order_P], plan.positions_P, plan.attend)
-        wanted = plan.where_N if rows_R is None else plan.where_N[rows_R]
-        hidden: Tensor = self.final_norm(x_PD.index_select(0, wanted))
+        places_R = plan.where_N if rows_R is None else plan.where_N[rows_R]
+        stream = partial(self.layers, tokens_N[plan.order_P], plan.positions_P, plan.attend)
+        if len(places_R) > FEW_ROWS * len(plan.order_P):
+            x_RD = stream().index_select(0, places_R)
+        else:
+            # With a number of rows that other batches have too; of few, so that there are few kernels beside those of
+            # all places.
+            more = even_size(len(places_R), 2) - len(places_R) if in_16_bits_on_a_cpu(tokens_N.device) else 0
+            x_RD = stream(F.pad(places_R, (0, more)))[: len(places_R)]
+        hidden: Tensor = self.final_norm(x_RD)
         return hidden
 
-    def layers(self, tokens_P: Tensor, positions_P: Tensor, attend: Attend) -> Tensor:
-        """The stream after the last block, before the final norm: (P, D) for any layout `attend` understands."""
+    def layers(self, tokens_P: Tensor, positions_P: Tensor, attend: Attend, places_R: Tensor | None = None) -> Tensor:
+        """The stream after the last block, before the final norm: (P, D) for any layout `attend` understands.
+
+        places_R   of which places it is wanted, (R, D) then; the last block computes no more than these take
+        """
         rotations = {rope: rope.rotation(positions_P) for rope in self.ropes if rope is not None}
         x_PD = self.embed(tokens_P, positions_P)
         again = self.recompute and torch.is_grad_enabled()
         for block, rope in zip(self.blocks, self.ropes, strict=True):
-            inputs = (x_PD, None if rope is None else rotations[rope], attend)
+            wanted = places_R if block is self.blocks[-1] else None
+            inputs = (x_PD, None if rope is None else rotations[rope], attend, wanted)
             x_PD = recomputed(block, *inputs) if again else block(*inputs)
         return x_PD
 

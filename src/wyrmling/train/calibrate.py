@@ -27,9 +27,6 @@ from wyrmling.train.workload import Work, memory_gb, room_gb, seconds
 # Steps that are timed, after one that warms up: at least three, more of short ones until this much time has passed, and
 # never more than a tenth of the run.
 LEAST_STEPS, TIMED_SECONDS, SHARE = 3, 6.0, 0.1
-# The peak is the largest of what single steps need, and batches have ever other sizes: it grows with the logarithm of
-# the number of steps, until all sizes were there. It has stood after so many (measured, docs/plan.md).
-SETTLED = 200
 # Looks at the validation rows: the first also makes kernels for their sizes, the last tells what all others take.
 LOOKS = 2
 
@@ -41,7 +38,6 @@ class Calibration:
     share   of its time that the process was not kept waiting by others; 1 where that can't be told
     start   what comes once: rows, checks, model, and what the first step and the first look took longer than others
     end     after the last look: checkpoint, model folder, probes
-    grown   GB by which the peak memory rose from the second step, the first with moments, to the last
     """
 
     steps: int
@@ -52,26 +48,17 @@ class Calibration:
     whole: float
     wh: float
     memory_gb: float
-    grown: float
     share: float = 1.0
 
-    def still_to_grow(self, steps: int) -> float:
-        """GB by which so many steps let the memory grow beyond what these few showed."""
-        most = min(steps, SETTLED)
-        if self.steps < 3 or most <= self.steps:
-            return 0.0
-        return self.grown * math.log(most / self.steps) / math.log(self.steps / 2)
-
-    def run(self, derived: Derived, before_gb: float = 0.0) -> dict[Quantity, float]:
+    def run(self, derived: Derived, usual_gb: float = 0.0) -> dict[Quantity, float]:
         """Minutes, peak memory and energy of the whole training step at this pace.
 
-        before_gb   by how much more the steps before it let the memory grow than they did while calibrating
+        usual_gb   what a process that does such work peaks at: a few steps have not met batches of all shapes yet
         """
         looks = math.ceil(derived.steps / derived.evaluate_every)
         total = self.share * (self.start + derived.steps * self.step + looks * self.look + self.end)
         kwh = self.wh / 1000 * total / self.whole
-        memory = self.memory_gb + max(before_gb, self.still_to_grow(derived.steps))
-        return {"minutes": total / 60, "memory_gb": memory, "kwh": kwh}
+        return {"minutes": total / 60, "memory_gb": max(self.memory_gb, usual_gb), "kwh": kwh}
 
 
 def calibrate(
@@ -148,5 +135,4 @@ def measured(made: Artifact, *, alone: bool = False) -> Calibration:
         wh=cost["wh"],
         memory_gb=cost["peak_memory_gb"],
         share=min(1.0, cost["cpu_seconds"] / cost["seconds"]) if alone else 1.0,
-        grown=done[-1]["memory_gb"] - done[min(1, len(done) - 1)]["memory_gb"],
     )

@@ -24,17 +24,17 @@ class SGD:
         self._momentum: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, rate: float, factor: float = 1.0) -> None:
         parameters = {name: p for name, p in self.group.parameters.items() if p.grad is not None}
         if not parameters:
             return
         weights: list[Tensor] = list(parameters.values())
         gradients = [p.grad for p in parameters.values() if p.grad is not None]
-        if self.group.weight_decay > 0:
-            gradients = list(torch._foreach_add(gradients, weights, alpha=self.group.weight_decay))
         momentum = [self._momentum.setdefault(name, torch.zeros_like(p)) for name, p in parameters.items()]
         torch._foreach_mul_(momentum, SGD_MOMENTUM)
-        torch._foreach_add_(momentum, gradients)
+        torch._foreach_add_(momentum, gradients, alpha=factor)
+        if self.group.weight_decay > 0:
+            torch._foreach_add_(momentum, weights, alpha=self.group.weight_decay)
         torch._foreach_add_(weights, momentum, alpha=-self.group.lr * rate)
 
     def state(self) -> dict[str, Tensor]:
@@ -73,7 +73,9 @@ class AdamW8bit:
         )
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, rate: float, factor: float = 1.0) -> None:
+        if gradients := [p.grad for p in self.group.parameters.values() if p.grad is not None and factor != 1]:
+            torch._foreach_mul_(gradients, factor)
         for options in self._inner.param_groups:
             options["lr"] = self.group.lr * rate
         self._inner.step()

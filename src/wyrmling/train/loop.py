@@ -76,10 +76,10 @@ def steps(
         mean, norm, left_out, rate = math.nan, 0.0, "", schedule(number)
         if targets:
             mean = loss_sum / targets
-            norm = average(optimizer, targets, max_norm, team.norm)
+            norm, factor = average(optimizer, targets, max_norm, team.norm)
             left_out = judge(mean, norm if _all_finite(optimizer.gradients(rule="muon"), team.norm) else math.nan)
             if not left_out:
-                optimizer.step(rate)
+                optimizer.step(rate, factor)
         optimizer.zero_grad()
         yield Step(number, mean, targets, tokens, rate, norm, time.monotonic() - began, left_out)
 
@@ -141,10 +141,12 @@ def accumulate(
     return total, count
 
 
-def average(optimizer: Optimizer, targets: int, max_norm: float, norm: Norm = torch.nn.utils.get_total_norm) -> float:
-    """Make the gradients of the sum over the targets those of their mean; all but Muon's are clipped.
+def average(
+    optimizer: Optimizer, targets: int, max_norm: float, norm: Norm = torch.nn.utils.get_total_norm
+) -> tuple[float, float]:
+    """From gradients of a sum over the targets to those of their mean, clipped but for Muon's.
 
-    Returns their norm before clipping, of those that are clipped.
+    Muon's are divided here. Returns the norm of the others before clipping, and the factor for `Optimizer.step`.
     """
     if matrices := optimizer.gradients(rule="muon"):
         torch._foreach_mul_(matrices, 1 / targets)

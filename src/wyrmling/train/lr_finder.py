@@ -76,8 +76,8 @@ def sweep(job: Job, *, updates: int = UPDATES) -> Sweep:
                 if not curve.goes_on(derived.lr * factor, total / targets if targets else None):
                     break
                 if targets:
-                    average(optimizer, targets, step.clip)
-                    optimizer.step(factor)
+                    _, scale = average(optimizer, targets, step.clip)
+                    optimizer.step(factor, scale)
                 optimizer.zero_grad()
                 shown.at(number, f"lr {derived.lr * factor:.2g}  loss {curve.losses[-1] if curve.losses else 0:.3f}")
     return curve.sweep(step.name)
