@@ -21,7 +21,7 @@ from wyrmling.train.judges import JUDGES, judge_of
 if TYPE_CHECKING:
     from wyrmling.train.assemble import Look
 
-VERSION = 6
+VERSION = 7
 
 # Settings of a step that change how it is run, but not what comes out.
 _NOT_IN_THE_RESULT = {"save_every_seconds", "keep_checkpoints", "hang_seconds", "checkpoint_activations", "track"}

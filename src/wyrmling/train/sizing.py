@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from wyrmling import config
-from wyrmling.config import OptimizerName, PreferenceLoss, Settings, TrainObjective, TrainStep
+from wyrmling.config import OptimizerName, Settings, TrainObjective, TrainStep
 from wyrmling.core.errors import BadSetting
 from wyrmling.model.design import FAMILIES, body_parameters
-from wyrmling.train.methods import METHODS
+from wyrmling.train.learning_rates import learning_rates
+from wyrmling.train.methods import METHODS, STORED
 from wyrmling.train.sizes import PRESETS, Kind, Preset, Sized, ffn_of, heads_of, sized, width_per_layer
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ KINDS: dict[TrainObjective, tuple[str, ...]] = {
 WRITING: tuple[TrainObjective, ...] = ("causal", "sft", "preference")
 # Labels from which on smoothing them was measured to help a ready encoder: 77 of Banking77 (benchmarks/RESULTS.md).
 MANY_LABELS = 10
-# Largest rate of a small encoder that learns labels or tags: MiniLM on Banking77 and WNUT-17 (benchmarks/RESULTS.md).
-SMALL_ENCODER_RATE = 2e-4
-# Learning rates of preferences, against those of fine-tuning: 1e-6 and 8e-6 at 1G weights (TRL's DPO and KTO; ORPO).
-PREFERENCE_RATE: dict[PreferenceLoss, float] = {"dpo": 0.05, "kto": 0.05, "orpo": 0.4}
 
 
 def kinds_of(step: TrainStep) -> tuple[str, ...]:
@@ -300,7 +297,7 @@ def derive_step(
     if step.optimizer is None:
         why["optimizer"] = "muon for our own models" if muon else "adamw: it moves weights that are already good"
     _check_optimizer(step, optimizer, facts)
-    rates = _learning_rates(step, shape, optimizer, scratch, first, why)
+    rates = learning_rates(step, shape, optimizer, scratch=scratch, first=first, why=why)
     batch_tokens = step.batch_tokens or _batch_tokens(step, rows, tokens, why)
     # A step is about as long as asked; one pass should hold it even when it is a document longer.
     micro = step.micro_batch_tokens or min(
@@ -328,15 +325,6 @@ def derive_step(
     )
 
 
-class Rates(NamedTuple):
-    """Peak learning rates of the groups of parameters."""
-
-    matrices: float
-    embedding: float
-    head: float
-    scalars: float
-
-
 def _check_optimizer(step: TrainStep, optimizer: str, facts: Facts) -> None:
     """Raises BadSetting for an optimizer that this device can't run well."""
     if optimizer == "adamw_8bit" and facts.device == "cpu":
@@ -345,53 +333,6 @@ def _check_optimizer(step: TrainStep, optimizer: str, facts: Facts) -> None:
             where=f"train.{step.name}.optimizer",
             fix='leave it out, or use "adamw" or "sgd"',
         )
-
-
-def _learning_rates(
-    step: TrainStep, shape: Shape, optimizer: str, scratch: bool, first: bool, why: dict[str, str]
-) -> Rates:
-    """Peak rates of all groups: those that the settings name, the others in a derived ratio to that of the matrices."""
-    if optimizer == "muon":
-        base = 0.02
-        ratio_embedding, ratio_head = (1.5 if shape.tied else 5.0), 0.2
-        reason = "0.02, the rate that Muon needs at any width"
-    elif optimizer == "sgd":
-        base, ratio_embedding, ratio_head = 0.1, 1.0, 1.0
-        reason = "0.1, the customary rate with momentum 0.9"
-    elif first and scratch:
-        base = min(3e-3, 0.00235 * (shape.body_parameters / 108e6) ** (-1 / 3))
-        ratio_embedding, ratio_head = 1.0, 1.0
-        reason = "falls with the cube root of the size (OLMo-core), at most 3e-3"
-    else:
-        base = 2e-5 * (shape.body_parameters / 1e9) ** (-1 / 3)
-        what = "2e-5 at 1G weights, with the inverse cube root of the size"
-        if step.objective in ("classify", "tag") and not shape.causal and METHODS[step.method].rate == 1:
-            steeper = min(SMALL_ENCODER_RATE, 5e-5 * (shape.body_parameters / 85e6) ** (-2 / 3))
-            if steeper > base:
-                base, what = steeper, "5e-5 at 85M weights as for BERT, more for a smaller encoder, at most 2e-4"
-        # Labels and tags have a head of their own; what predicts tokens is as good as the rest.
-        ratio_embedding, ratio_head = 1.0, (10.0 if step.objective in ("classify", "tag") else 1.0)
-        reason = what + ("; a new head learns 10 times faster" if ratio_head > 1 else "")
-    if step.objective == "preference" and optimizer != "muon":
-        base, ratio_head = base * PREFERENCE_RATE[step.preference.loss], 1.0
-        reason = f"{PREFERENCE_RATE[step.preference.loss]:g} of the rate of fine-tuning, as is usual for preferences"
-    method = METHODS[step.method]
-    if method.rate != 1 and optimizer != "muon":
-        ratio_head *= method.head_rate / method.rate
-        base, reason = base * method.rate, f"{reason}; {method.reason}"
-    lr = step.lr or base
-    head = step.head_lr or lr * ratio_head
-    # Norms and biases that are already good must not run ahead of the matrices between them, as a new head may.
-    fresh = optimizer == "muon" or (first and scratch)
-    rates = Rates(lr, step.embedding_lr or lr * ratio_embedding, head, step.scalar_lr or (head if fresh else lr))
-    reasons = {
-        "lr": reason,
-        "embedding_lr": f"{ratio_embedding:g} times lr" + (": it is the output matrix too" if shape.tied else ""),
-        "head_lr": f"{ratio_head:g} times lr",
-        "scalar_lr": "that of the output matrix" if fresh else "lr: they are already good",
-    }
-    why |= {name: text for name, text in reasons.items() if getattr(step, name) is None}
-    return rates
 
 
 def _batch_tokens(step: TrainStep, rows: tuple[SourceFacts, ...], tokens: int, why: dict[str, str]) -> int:
@@ -435,8 +376,9 @@ def _steps(step: TrainStep, shape: Shape, tokens: int, batch_tokens: int, why: d
     epochs = step.epochs
     if epochs is None:
         method = METHODS[step.method]
-        # Of a network that transformers computes nothing is stored: every pass runs it.
-        passes = method.passes if shape.family in FAMILIES else min(1.0, method.passes)
+        # Where no hidden states are stored (other objectives, a network that transformers computes) every pass runs it.
+        stored = step.objective in STORED and shape.family in FAMILIES
+        passes = method.passes if stored else min(1.0, method.passes)
         epochs = _epochs(step.objective, tokens) * passes
         why["steps"] = f"{epochs:.3g} passes over {tokens:,} tokens" + (f": {method.reason}" if passes != 1 else "")
     return max(1, round(epochs * tokens / (batch_tokens * (1 - sum(step.replay.values())))))
