@@ -1,17 +1,20 @@
-"""Supervised fine-tuning beside TRL's SFTTrainer: the same random model, tokenizer, rows, epochs and rows per step.
+"""Supervised fine-tuning beside TRL's SFTTrainer: the same random model, tokenizer, rows and epochs.
 
-    OMP_NUM_THREADS=1 python benchmarks/sft.py FOLDER --peer PYTHON [--rows 1100] [--rounds 1]
+    OMP_NUM_THREADS=1 python benchmarks/sft.py FOLDER --peer PYTHON [--rows 1000] [--rounds 1]
 
-FOLDER   holds instruction-data.json (a list of {instruction, input, output})
+FOLDER   holds instruction-data.json (a list of {instruction, input, output}), whose last 100 rows are not trained on
 PYTHON   the interpreter of an environment of its own with trl (`pip install trl==1.16.0`)
 
-Each run is a process of its own that loads the model, prepares the rows, trains one epoch with AdamW on batches of
-about 8 rows, and saves. "loop" is the time of all steps, from before the first to after the last, "process" that of
-the whole program; tokens are real ones, without padding. Ratios are of processor time, which other programs on the
-machine disturb least: give each run one thread. Peak memory is the kernel's record of the process. With several rounds,
-in which all take turns, the last lines are the medians of the ratios.
+Each run is a process of its own that loads the model, prepares the rows, trains one epoch with AdamW, and saves. "loop"
+is the time of all steps, from before the first to after the last, "process" that of the whole program; tokens are real
+ones, without padding. Ratios are of processor time, which other programs on the machine disturb least when each run
+has one thread, and by the clock, which counts with several. Peak memory is the kernel's record of the process. The loss
+on the rows not trained on, of answer tokens, is computed by transformers. With several rounds, in which all take turns,
+the last lines are the medians of the ratios.
 
-wyrmling   as it is, with the data stage done before: it tokenises nothing here, the peer does, which "process" includes
+wyrmling   batches of about 8 rows and SFTTrainer's learning rate, all else as it is; the data stage is done before: it
+           tokenises nothing here, the peer does, which "process" includes
+derived    the same with batch and rate as wyrmling derives them
 defaults   SFTConfig as it comes: batches of 8 padded rows, bf16, gradient checkpointing
 packed     the same with packing
 float32    packed, without bf16 and without gradient checkpointing: what the peer's best could be where bf16 is slow
@@ -28,11 +31,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-ROWS_PER_STEP, CONTEXT = 8, 512
+ROWS_PER_STEP, CONTEXT, HELD_OUT = 8, 512, 100
 
 PROJECT = """
 name = "sft"
@@ -72,8 +76,7 @@ name = "tune"
 objective = "sft"
 epochs = 1
 optimizer = "adamw"
-lr = 2e-5
-batch_tokens = {batch_tokens}
+{numbers}
 """
 
 PEER = """
@@ -100,8 +103,33 @@ tokens = max(line.get("num_tokens", 0) for line in trainer.state.log_history)
 peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
 print("RESULT", json.dumps({
     "tokens": tokens, "loop": done.metrics["train_runtime"], "loop_cpu": used, "steps": trainer.state.global_step,
-    "peak": peak / 1e9, "loss": done.metrics["train_loss"],
+    "peak": peak / 1e9, "loss": done.metrics["train_loss"], "model": out,
 }))
+"""
+
+# Nats per answer token of each model folder.
+JUDGE = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+rows = [json.loads(line) for line in open(sys.argv[1])]
+for folder in sys.argv[2:]:
+    tokenizer, total, count = AutoTokenizer.from_pretrained(folder), 0.0, 0
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for row in rows:
+        asked = [{"role": "user", "content": row["prompt"]}]
+        said = asked + [{"role": "assistant", "content": row["response"]}]
+        template = lambda talk, **more: tokenizer.apply_chat_template(talk, tokenize=False, **more)
+        ids, prompt = (
+            tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (template(said), template(asked, add_generation_prompt=True))
+        )
+        with torch.inference_mode():
+            scores = model(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        answer = torch.tensor(ids[len(prompt) :])
+        total -= float(scores.gather(1, answer[:, None]).sum())
+        count += len(answer)
+    print("RESULT", json.dumps(total / count))
 """
 
 OURS = """
@@ -122,6 +150,7 @@ peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith
 print("RESULT", json.dumps({
     "tokens": made.figures["tokens"], "steps": made.figures["steps"], "peak": peak / 1e9,
     "loop": clocks[-1][0] - clocks[0][0], "loop_cpu": clocks[-1][1] - clocks[0][1], "loss": made.figures["loss"],
+    "model": str(made.path / "model"),
 }))
 """
 
@@ -143,6 +172,7 @@ class Run(NamedTuple):
     peak: float
     steps: int
     loss: float
+    model: str
 
     def line(self, name: str) -> str:
         return (
@@ -154,33 +184,52 @@ class Run(NamedTuple):
 
 
 class Ratios(NamedTuple):
-    """Our tokens per processor second over the peer's, and our memory over its."""
+    """Our tokens per processor second over the peer's, the same by the clock, and our memory over its."""
 
     loop: float
     process: float
+    loop_by_clock: float
+    process_by_clock: float
     memory: float
 
     @staticmethod
     def of(ours: Run, peer: Run) -> Ratios:
+        tokens = ours.tokens / peer.tokens
         return Ratios(
-            loop=ours.tokens / ours.loop_cpu / (peer.tokens / peer.loop_cpu),
-            process=ours.tokens / ours.process_cpu / (peer.tokens / peer.process_cpu),
+            loop=tokens * peer.loop_cpu / ours.loop_cpu,
+            process=tokens * peer.process_cpu / ours.process_cpu,
+            loop_by_clock=tokens * peer.loop / ours.loop,
+            process_by_clock=tokens * peer.process / ours.process,
             memory=ours.peak / peer.peak,
         )
 
     def __str__(self) -> str:
-        return f"ratios: loop {self.loop:.2f}, process {self.process:.2f}, peak memory {self.memory:.2f}"
+        return (
+            f"ratios: loop {self.loop:.2f} ({self.loop_by_clock:.2f} by the clock), process {self.process:.2f} "
+            f"({self.process_by_clock:.2f}), peak memory {self.memory:.2f}"
+        )
 
 
 def measured(command: list[str]) -> Run:
     began, before = time.monotonic(), _children_cpu()
     done = subprocess.run(command, capture_output=True, text=True)
     took, used = time.monotonic() - began, _children_cpu() - before
-    found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode or found is None:
+    (said,) = _results(command, done)
+    return Run(process=took, process_cpu=used, **said)
+
+
+def _results(command: list[str], done: subprocess.CompletedProcess[str]) -> list[Any]:
+    """What a program said in lines of its own."""
+    found = re.findall(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
+    if done.returncode or not found:
         sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    said = json.loads(found[1])
-    return Run(said["tokens"], said["loop"], said["loop_cpu"], took, used, said["peak"], said["steps"], said["loss"])
+    return [json.loads(one) for one in found]
+
+
+def judged(peer: str, material: Path, models: list[str]) -> list[float]:
+    """Nats per answer token of the rows in a file, by transformers."""
+    command = [peer, "-c", JUDGE, str(material), *models]
+    return _results(command, subprocess.run(command, capture_output=True, text=True))
 
 
 def _children_cpu() -> float:
@@ -189,59 +238,78 @@ def _children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def rows(folder: Path, count: int) -> list[dict[str, str]]:
-    raw = json.loads((folder / "instruction-data.json").read_text(encoding="utf-8"))[:count]
+def rows(folder: Path) -> list[dict[str, str]]:
+    raw = json.loads((folder / "instruction-data.json").read_text(encoding="utf-8"))
     return [
         {"prompt": "\n\n".join(filter(None, (row["instruction"], row["input"]))), "response": row["output"]}
         for row in raw
     ]
 
 
-def prepared(root: Path, material: list[dict[str, str]], size: str) -> Path:
-    """The random model, trained for one step of next to no length; the project around it is ready for the other."""
+def write_rows(path: Path, material: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in material), encoding="utf-8")
+
+
+def prepared(root: Path, material: list[dict[str, str]], size: str) -> dict[str, Path]:
+    """A project for each way of ours, with the random model ready: trained for one step of next to no length."""
     from wyrmling import config
     from wyrmling.flow import stages
     from wyrmling.tokenizer.tokens import TokenStore
 
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in material), encoding="utf-8")
-    file = root / "wyrmling.toml"
-    file.write_text(PROJECT.format(size=size, context=CONTEXT, batch_tokens=1000))
-    project = config.load(root)
+    ours = {name: root / name for name in ("wyrmling", "derived")}
+    first = ours["wyrmling"]
+    first.mkdir()
+    write_rows(first / "rows.jsonl", material)
+    text = partial(PROJECT.format, size=size, context=CONTEXT)
+    (first / "wyrmling.toml").write_text(text(numbers=""))
+    project = config.load(first)
     store = TokenStore.open(stages.tokenizer(project).path, "train")
     mean = float(store.rows["length"].mean())
-    file.write_text(PROJECT.format(size=size, context=CONTEXT, batch_tokens=round(ROWS_PER_STEP * mean)))
-    start = stages.train(config.load(root), "start")[-1]
+    start = stages.train(project, "start")[-1]
     if len(store) != len(material):
         sys.exit(f"the data stage kept {len(store)} of {len(material)} rows: the two would not learn the same")
     print(f"{len(store)} rows of {mean:.0f} tokens, {start.figures['parameters']:,} weights")
-    return start.path / "model"
+    shutil.copytree(first, ours["derived"])
+    numbers = f"lr = 2e-5\nbatch_tokens = {round(ROWS_PER_STEP * mean)}"
+    (first / "wyrmling.toml").write_text(text(numbers=numbers))
+    shutil.copytree(start.path / "model", root / "start")
+    return ours
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--peer", required=True)
-    parser.add_argument("--rows", type=int, default=1100)
+    parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--size", default="15M")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", action="append", choices=list(PEERS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        model = prepared(root, rows(options.folder, options.rows), options.size)
-        found: dict[str, list[Ratios]] = {kind: [] for kind in options.only or PEERS}
+        root, material = Path(name), rows(options.folder)
+        projects = prepared(root, material[:-HELD_OUT][: options.rows], options.size)
+        found: dict[tuple[str, str], list[Ratios]] = {}
         for _ in range(options.rounds):
-            for done in (root / "runs" / "train").glob("tune-*"):
-                shutil.rmtree(done)
-            ours = measured([sys.executable, "-c", OURS, str(root), "tune"])
-            print(ours.line("wyrmling"), flush=True)
-            for kind, ratios in found.items():
-                command = [options.peer, "-c", PEER, str(model), str(root / "rows.jsonl"), str(root / f"peer-{kind}")]
-                peer = measured([*command, json.dumps(PEERS[kind])])
-                ratios.append(Ratios.of(ours, peer))
-                print(f"{peer.line(kind)}\n  {ratios[-1]}", flush=True)
-        for kind, ratios in found.items():
-            print(f"{kind}, medians of {len(ratios)}: {Ratios(*map(median, zip(*ratios, strict=True)))}")
+            done: dict[str, Run] = {}
+            for ours, project in projects.items():
+                for trained in (project / "runs" / "train").glob("tune-*"):
+                    shutil.rmtree(trained)
+                done[ours] = measured([sys.executable, "-c", OURS, str(project), "tune"])
+                print(done[ours].line(ours), flush=True)
+            for kind in options.only or PEERS:
+                trained_on = root / "wyrmling" / "rows.jsonl"
+                command = [options.peer, "-c", PEER, str(root / "start"), str(trained_on), str(root / f"peer-{kind}")]
+                done[kind] = measured([*command, json.dumps(PEERS[kind])])
+                print(done[kind].line(kind), flush=True)
+                for ours in projects:
+                    found.setdefault((ours, kind), []).append(Ratios.of(done[ours], done[kind]))
+                    print(f"  {ours}, {found[ours, kind][-1]}", flush=True)
+        write_rows(root / "held-out.jsonl", material[-HELD_OUT:])
+        folders = {"start": str(root / "start")} | {name: run.model for name, run in done.items()}
+        losses = judged(options.peer, root / "held-out.jsonl", list(folders.values()))
+        print("loss on rows not trained on:", ", ".join(f"{n} {v:.3f}" for n, v in zip(folders, losses, strict=True)))
+        for (ours, kind), ratios in found.items():
+            print(f"{ours} beside {kind}, medians of {len(ratios)}: {Ratios(*map(median, zip(*ratios, strict=True)))}")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,9 @@ from wyrmling.train.sizing import Derived, Facts, Shape
 from wyrmling.train.team import ALONE, Team
 from wyrmling.train.workload import Work, memory_gb
 
-# Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass.
-VALIDATION_TOKENS = 8192
+# Tokens of one forward pass over the validation rows; it keeps nothing for a backward pass. On a CPU 8,192 take as
+# long in all, and let the memory of a small run grow by a tenth.
+VALIDATION_TOKENS: dict[hardware.Device, int] = {"cpu": 2048, "cuda": 8192}
 BASE_REASON = "the sizes of the model that training starts from"
 
 
@@ -293,7 +294,8 @@ def batches_for(
         replay=step.replay,
     )
     rows = guards.validation_rows(val, step, context=context)
-    return batches, make(val, rows, VALIDATION_TOKENS, VALIDATION_TOKENS) if len(rows) else None
+    at_once = VALIDATION_TOKENS[hardware.device(job.project.settings.machine.device)]
+    return batches, make(val, rows, at_once, at_once) if len(rows) else None
 
 
 def refer(

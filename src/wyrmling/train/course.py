@@ -270,7 +270,7 @@ class Course:
         if is_better(judge, figures, progress.best):
             progress.looks_without_gain = 0
             progress.best, progress.best_step = figures, number
-            progress.best_weights = {name: value.clone() for name, value in trainable.state(self.model).items()}
+            progress.keep(trainable.state(self.model))
         else:
             progress.looks_without_gain += 1
         if judge.name in figures:

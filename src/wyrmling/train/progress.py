@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,14 @@ class Progress:
         else:
             self.targets += done.targets
             self.bad_in_a_row = 0
+
+    def keep(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the weights as the best so far, into the memory of those before them."""
+        if self.best_weights is None:
+            self.best_weights = {name: value.clone() for name, value in weights.items()}
+        else:
+            for name, value in weights.items():
+                self.best_weights[name].copy_(value)
 
     def saved(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "best_weights"}

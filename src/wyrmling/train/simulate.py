@@ -108,7 +108,7 @@ def _taken(step: TrainStep, work: Work, derived: Derived) -> Bytes:
     with numerics.autocast("cpu"):
         segments = _segments(work, min(work.micro_batch_tokens, work.batch_tokens))
         with torch.no_grad():
-            seen = _segments(work, min(VALIDATION_TOKENS, round(looked_at)))
+            seen = _segments(work, min(VALIDATION_TOKENS["cpu"], round(looked_at)))
     with FakeTensorMode(allow_non_fake_inputs=True), Held() as held:
         head = OBJECTIVES[step.objective].head
         model = Model(config_of(work.shape, dropout=derived.dropout), head, work.outputs, seed=None)
