@@ -132,11 +132,10 @@ for folder in sys.argv[2:]:
     print("RESULT", json.dumps(total / count))
 """
 
+# `wyrmling train`, with clocks around its loop.
 OURS = """
-import json, sys, time
-from pathlib import Path
-from wyrmling import config
-from wyrmling.flow import stages
+import contextlib, io, json, sys, time
+from wyrmling.cli import main
 from wyrmling.train import course
 training, clocks = course.steps, []
 def timed(*arguments, **options):
@@ -145,12 +144,13 @@ def timed(*arguments, **options):
         clocks.append((time.monotonic(), time.process_time()))
         yield done
 course.steps = timed
-made = stages.train(config.load(Path(sys.argv[1])), sys.argv[2])[-1]
-peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
+sys.argv[1:] = ["train", "--project", sys.argv[1], "--json", "--quiet"]
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+    main()
+made = json.loads(out.getvalue())
 print("RESULT", json.dumps({
-    "tokens": made.figures["tokens"], "steps": made.figures["steps"], "peak": peak / 1e9,
-    "loop": clocks[-1][0] - clocks[0][0], "loop_cpu": clocks[-1][1] - clocks[0][1], "loss": made.figures["loss"],
-    "model": str(made.path / "model"),
+    "tokens": made["tokens"], "steps": made["steps"], "peak": made["peak_memory_gb"], "loss": made["loss"],
+    "loop": clocks[-1][0] - clocks[0][0], "loop_cpu": clocks[-1][1] - clocks[0][1], "model": made["model"],
 }))
 """
 
@@ -294,7 +294,7 @@ def main() -> None:
             for ours, project in projects.items():
                 for trained in (project / "runs" / "train").glob("tune-*"):
                     shutil.rmtree(trained)
-                done[ours] = measured([sys.executable, "-c", OURS, str(project), "tune"])
+                done[ours] = measured([sys.executable, "-c", OURS, str(project)])
                 print(done[ours].line(ours), flush=True)
             for kind in options.only or PEERS:
                 trained_on = root / "wyrmling" / "rows.jsonl"
