@@ -120,9 +120,10 @@ for folder in sys.argv[2:]:
         asked = [{"role": "user", "content": row["prompt"]}]
         said = asked + [{"role": "assistant", "content": row["response"]}]
         template = lambda talk, **more: tokenizer.apply_chat_template(talk, tokenize=False, **more)
+        # Up to the mark that ends the answer: what a template writes after it is no part of it.
         ids, prompt = (
             tokenizer(text, add_special_tokens=False)["input_ids"]
-            for text in (template(said), template(asked, add_generation_prompt=True))
+            for text in (template(said).rstrip(), template(asked, add_generation_prompt=True))
         )
         with torch.inference_mode():
             scores = model(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
