@@ -20,6 +20,18 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def test_a_clock_that_stands_still_for_a_moment_does_not_make_the_machine_infinitely_fast(cache):
+    now = 0
+
+    def clock():
+        """Every thousandth of a second has passed at each second call, but at one of them none has."""
+        nonlocal now
+        now += 1
+        return (now // 2 - (now // 2 > 4)) * 1e-3
+
+    assert hardware._fast_seconds("cpu", lambda: None, clock) == pytest.approx(1e-3)
+
+
 def test_looking_at_the_machine_does_not_import_torch():
     code = (
         "import sys; from wyrmling.core import hardware as h; "
