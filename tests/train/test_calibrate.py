@@ -12,7 +12,7 @@ from wyrmling.core.steps import STEPS_FILE, read
 from wyrmling.core.store import ForecastRecord, Store
 from wyrmling.flow import plan, records
 from wyrmling.train import calibrate, forecast, run
-from wyrmling.train.calibrate import Calibration
+from wyrmling.train.calibrate import STILL_TO_GROW, Calibration
 from wyrmling.train.forecast import FLOPS, SAME_BAND, correct
 from wyrmling.train.sizing import derive_step
 
@@ -83,9 +83,9 @@ def test_a_run_at_an_even_pace_takes_what_a_calibration_of_it_says(small: Small)
     assert said["memory_gb"] == 0.7
     # Kept waiting by others for half of its time, it takes half as long without them.
     assert replace(even, share=0.5).run(derived)["minutes"] == pytest.approx(said["minutes"] / 2)
-    # A few steps that needed less memory than such work usually does have not met all shapes of batches yet.
-    assert even.run(derived, 0.6)["memory_gb"] == 0.7
-    assert even.run(derived, 0.9)["memory_gb"] == 0.9
+    # What batches take beside weights and moments still grows: a few steps have not met all of their shapes.
+    assert even.run(derived, 0.5)["memory_gb"] == pytest.approx(0.7 + STILL_TO_GROW * 0.2)
+    assert even.run(derived, 0.9)["memory_gb"] == 0.7
 
 
 def test_a_brief_run_is_taken_apart_into_start_steps_look_and_end(small: Small, tmp_path: Path) -> None:

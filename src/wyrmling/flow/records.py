@@ -58,6 +58,7 @@ def calibrate(project: Project) -> int:
     """
     from wyrmling.flow import facts, plan, stages
     from wyrmling.train import calibrate, forecast
+    from wyrmling.train.workload import steady_gb
 
     data, tokens = stages.data(project), stages.tokenizer(project)
     known = facts.look(project)
@@ -65,14 +66,11 @@ def calibrate(project: Project) -> int:
     works = forecast.works(project, known.facts, shape=shape, validation_tokens=known.validation_tokens)
     pricing, objectives = forecast.Pricing.of(project), {step.name: step.objective for step in project.steps}
     quantities = _quantities(project)
-    count, usual_gb = 0, 0.0
+    count = 0
     with closing(Store.open(project.database_url)) as store:
         for name, found in calibrate.calibrate(project, data, tokens, works):
             derived, work = works[name]
-            said = forecast.step_forecast(work, pricing)
-            # One process does all steps, and keeps what each has freed.
-            usual_gb = max(usual_gb, said.closed_form["memory_gb"])
-            actual = found.run(derived, usual_gb)
+            said, actual = forecast.step_forecast(work, pricing), found.run(derived, steady_gb(work))
             say(f"{name}: {found.steps} real steps of {found.step:.2g} s, {found.memory_gb:.2f} GB")
             store.save_forecast(
                 hardware.machine().id,

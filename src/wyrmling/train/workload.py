@@ -32,10 +32,10 @@ DROPOUT = 0.015
 # Seconds before the first step and after the last: reading the store, checking the rows, writing the model.
 START_SECONDS = 3.5
 # Memory of the process before the model is there: Python, torch and the libraries of the stage, in GB.
-BASE_GB = {"cpu": 0.54, "cuda": 1.3}
+BASE_GB = {"cpu": 0.46, "cuda": 1.3}
 # What backward needs beside the kept activations, and the holes that batches of ever other sizes leave in the heap (the
 # peaks of whole runs, benchmarks/forecast.py).
-KEPT_TWICE = 1.9
+KEPT_TWICE = 2.1
 # Bytes of moments per weight; with Muon those of the weights that AdamW moves.
 MOMENT_BYTES: dict[OptimizerName, int] = {"muon": 8, "adamw": 8, "adamw_8bit": 2, "sgd": 4}
 # The chunked loss holds this many rows of logits, three times over.
@@ -204,10 +204,6 @@ def memory_gb(work: Work) -> float:
     Activations are gone when the update begins, but the allocator seldom has their space in the sizes it then needs.
     """
     shape, effort = work.shape, work.effort
-    moved = moved_parameters(work)
-    matrices = effort.moved * shape.body_parameters if work.optimizer == "muon" else 0
-    moments = 4 * matrices + MOMENT_BYTES[work.optimizer] * (moved - matrices)
-    held = weights_bytes(work) + 4 * moved + moments
     # Without a backward pass a layer's values go as the next one's come.
     layers = max(1.0, shape.layers * effort.kept)
     kept = work.micro_batch_tokens * layers * activation_bytes(shape, work.dtype, recompute=effort.recompute)
@@ -216,9 +212,20 @@ def memory_gb(work: Work) -> float:
     logits = LOGITS_HELD * 4 * work.outputs * min(LOSS_ROWS, work.micro_batch_tokens * work.logits)
     features = 8 * shape.width * work.micro_batch_tokens * work.logits
     # Muon stacks gradients, makes updates and two squares: about four times the matrices.
-    updating = 16 * matrices
-    learning = held + KEPT_TWICE * (kept + logits + features) + updating
-    return BASE_GB[work.device] + max(learning, merging_bytes(work)) / 1e9
+    updating = 16 * _muon_parameters(work)
+    learning = KEPT_TWICE * (kept + logits + features) + updating
+    return max(steady_gb(work) + learning / 1e9, BASE_GB[work.device] + merging_bytes(work) / 1e9)
+
+
+def steady_gb(work: Work) -> float:
+    """The part of the peak that is there from the second step on, whatever the batches: process, weights, moments."""
+    moved, matrices = moved_parameters(work), _muon_parameters(work)
+    moments = 4 * matrices + MOMENT_BYTES[work.optimizer] * (moved - matrices)
+    return BASE_GB[work.device] + (weights_bytes(work) + 4 * moved + moments) / 1e9
+
+
+def _muon_parameters(work: Work) -> float:
+    return work.effort.moved * work.shape.body_parameters if work.optimizer == "muon" else 0.0
 
 
 def weights_bytes(work: Work) -> float:
