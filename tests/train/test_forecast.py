@@ -378,11 +378,10 @@ def two_steps(shape):
 
 
 def test_the_memory_of_real_steps_is_near_the_closed_form():
-    """In a fresh process: this one takes what other tests freed. Half as much more is allowed, and as little as batches
-    of one size need, which leave none of the holes that the closed form counts."""
+    """In a fresh process: this one takes what other tests freed. Half as much up and down is allowed."""
     shape = replace(SHAPE, layers=4, context=64)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         added = fresh.submit(two_steps, shape).result()
     said = memory_gb(work(shape=shape, batch_tokens=8192, micro_batch_tokens=8192)) - workload.BASE_GB["cpu"]
     assert said > 0.3
-    assert 1 / workload.KEPT_TWICE < added / said < 1.5
+    assert 1 / 1.5 < added / said < 1.5

@@ -35,7 +35,7 @@ START_SECONDS = 3.5
 BASE_GB = {"cpu": 0.46, "cuda": 1.3}
 # What backward needs beside the kept activations, and the holes that batches of ever other sizes leave in the heap (the
 # peaks of whole runs, benchmarks/forecast.py).
-KEPT_TWICE = 2.1
+KEPT_TWICE = 1.9
 # Bytes of moments per weight; with Muon those of the weights that AdamW moves.
 MOMENT_BYTES: dict[OptimizerName, int] = {"muon": 8, "adamw": 8, "adamw_8bit": 2, "sgd": 4}
 # The chunked loss holds this many rows of logits, three times over.
